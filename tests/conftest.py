@@ -1,0 +1,99 @@
+"""Baking projects and living in them, with a home, a git and temporary folders that belong to the tests alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "{{cookiecutter.proj_name}}"
+GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory):
+    """Keep the tests away from the user's settings, and everything they leave in a folder that goes away."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tmp").mkdir()
+    (home / ".gitconfig").write_text(GIT)
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"HOME": home, "TMPDIR": home / "tmp", "PRE_COMMIT_HOME": home / "pre-commit"}.items():
+            patch.setenv(name, str(value))
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "COOKIECUTTER_CONFIG"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PATH", binaries)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield home
+
+
+def run(*command, cwd, expect=0, **options):
+    """Run a command and return what came of it; fail, showing its output, where the exit status is another."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        **({} if "input" in options else {"stdin": subprocess.DEVNULL}),
+        **options,
+    )
+    if expect is not None and done.returncode != expect:
+        pytest.fail(f"{command}: exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def python(*arguments, cwd, **options):
+    """Run this Python."""
+    return run(sys.executable, *arguments, cwd=cwd, **options)
+
+
+def render(folder, template=ROOT, expect=0, **answers):
+    """Run cookiecutter, without questions, into a folder."""
+    given = [f"{key}={value}" for key, value in answers.items()]
+    return python("-m", "cookiecutter", template, "--no-input", *given, cwd=folder, expect=expect)
+
+
+def bake(folder, **answers):
+    """Render a project into a folder and return where it is."""
+    render(folder, **answers)
+    return folder / answers.get("proj_name", "my_project")
+
+
+def text_of(folder):
+    """Return path → text of every text file of a project, without its history."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
+    texts = {}
+    for path in sorted(files):
+        data = path.read_bytes()
+        if b"\0" not in data:
+            texts[path.relative_to(folder).as_posix()] = data.decode()
+    return texts
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A fresh project, by the defaults: look, do not touch."""
+    return bake(tmp_path_factory.mktemp("bake"))
+
+
+@pytest.fixture(scope="session")
+def template_copy(tmp_path_factory):
+    """A git clone, as it were, of the template as it stands in the working tree: look, do not touch."""
+    copy = tmp_path_factory.mktemp("template") / "template"
+    listed = run("git", "ls-files", "-coz", "--exclude-standard", cwd=ROOT).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    run("git", "init", "-q", cwd=copy)
+    commit(copy, "The template")
+    return copy
+
+
+def commit(repository, message):
+    """Commit everything in a repository."""
+    run("git", "add", "--all", cwd=repository)
+    run("git", "commit", "-q", "--no-verify", "-m", message, cwd=repository)

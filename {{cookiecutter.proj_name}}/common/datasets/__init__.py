@@ -1,0 +1,6 @@
+"""Base classes of data sets, and the loader that can begin anywhere."""
+
+from common.datasets.base_dataset import ArrayDataset, BaseDataset
+from common.datasets.loader import PositionedBatchSampler, make_loader
+
+__all__ = ["ArrayDataset", "BaseDataset", "PositionedBatchSampler", "make_loader"]

@@ -1,0 +1,62 @@
+"""The exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Keeps an average of a model's weights and floating buffers, and lends it to the model for evaluation.
+
+    The decay rises to its value over the first updates, ``min(decay, (1 + n) / (10 + n))``, so that a short run does
+    not evaluate its random start.
+
+    Source: Polyak and Juditsky (1992); the rising decay is the one of TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        model: The bare model (not its wrapper), already on its device.
+        decay: Share of the old average that an update keeps, in [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self._names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+        self._source = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+        self._average = [tensor.clone() for tensor in self._source]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the model's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self._average, self._source, 1 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Let the model hold the average inside the ``with``; its own weights come back afterwards, bit for bit."""
+        kept = [tensor.clone() for tensor in self._source]
+        self._copy(self._average, self._source)
+        try:
+            yield
+        finally:
+            self._copy(kept, self._source)
+
+    def state_dict(self) -> dict:
+        """Return the average by parameter name, and the number of updates."""
+        return {"updates": self.updates, "weights": dict(zip(self._names, self._average, strict=True))}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the average of ``state_dict``."""
+        self.updates = state["updates"]
+        self._copy([state["weights"][name] for name in self._names], self._average)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(source: list[torch.Tensor], target: list[torch.Tensor]) -> None:
+        for old, new in zip(target, source, strict=True):
+            old.copy_(new)

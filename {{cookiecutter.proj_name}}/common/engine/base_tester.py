@@ -1,0 +1,130 @@
+"""The testing loop that both testers share."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from common.checkpoint import read_weights
+from common.device import in_precision, move_to
+from common.distributed import get_rank
+from common.engine.evaluating import evaluating
+from common.engine.hooks import Metrics
+from common.errors import UserError
+from common.launch import Session
+from common.logger import add_log
+from common.meters import Meters
+from common.schema import Config
+
+
+class BaseTester(ABC):
+    """Runs a model over a test set, case by case.
+
+    Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``.
+
+    Args:
+        config: The whole config.
+        session: Device and folder, from ``launch``.
+    """
+
+    def __init__(self, config: Config, session: Session):
+        self.config, self.session, self.device = config, session, session.device
+        self.metric: Metrics | None = None
+        self.folder = session.folder
+
+    def register_model(self, model: nn.Module) -> None:
+        """Register the model and move it to the device."""
+        self.model = model.to(self.device)
+
+    def register_loader(self, test_loader: DataLoader) -> None:
+        """Register the loader of the test set."""
+        self.test_loader = test_loader
+
+    def register_metric(self, metric: Metrics) -> None:
+        """Register metrics over the whole test set, updated after each ``test_step``."""
+        self.metric = metric
+
+    def load_weights(self, path: Path) -> None:
+        """Load the model's weights from a checkpoint: the averaged ones, if it holds such.
+
+        Raises:
+            UserError: No checkpoint, or its weights do not fit the model.
+        """
+        weights, model = read_weights(path), self.model
+        shapes = {key: tuple(value.shape) for key, value in weights.items()}
+        for key, value in model.state_dict().items():
+            if shapes.get(key) != tuple(value.shape):
+                found = shapes.get(key, "nothing")
+                raise UserError(
+                    f"{path}: does not fit {type(model).__name__}: '{key}' is {tuple(value.shape)}, found {found}"
+                )
+        model.load_state_dict(weights, strict=False)
+
+    def before_test_epoch(self) -> None:
+        """Before the test."""
+
+    def before_test_step(self, iteration: int, data_dict: dict) -> None:
+        """Before a test step."""
+
+    @abstractmethod
+    def test_step(self, iteration: int, data_dict: dict) -> dict:
+        """Return a dict of the model's output for the batch."""
+
+    @abstractmethod
+    def eval_step(self, iteration: int, data_dict: dict, output_dict: dict) -> dict:
+        """Return a dict of results for one case, each a single value."""
+
+    def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
+        """After the evaluation of one case."""
+
+    def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
+        """After the test; ``summary_dict`` has the mean of each result and each metric, over the whole set."""
+
+    def run(self, folder: Path | None = None) -> dict[str, float]:
+        """Test the model and write ``summary.json`` and what the hooks write.
+
+        Args:
+            folder: Where to write; the session's folder by default. Hooks find it as ``self.folder``.
+
+        Returns:
+            The mean of each result over all cases, on all ranks together, and the metrics.
+        """
+        self.folder = folder or self.session.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
+        meters = Meters()
+        if self.metric:
+            self.metric.reset()
+        with evaluating([self.model]):
+            self.before_test_epoch()
+            for iteration, data_dict in enumerate(self.test_loader):
+                data_dict = move_to(data_dict, self.device)
+                self.before_test_step(iteration, data_dict)
+                output_dict = test_step(iteration, data_dict)
+                if self.metric:
+                    self.metric.update(output_dict, data_dict)
+                for one_data, one_output in self._cases(iteration, data_dict, output_dict):
+                    result_dict = self.eval_step(iteration, one_data, one_output)
+                    meters.update(result_dict)
+                    self.after_test_step(iteration, one_data, one_output, result_dict)
+            summary_dict = meters.summary() | (self.metric.compute() if self.metric else {})
+            self.after_test_epoch(summary_dict)
+        self._write(summary_dict)
+        return summary_dict
+
+    @abstractmethod
+    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
+        """Return the single cases of a batch, each with its data and its output."""
+
+    def _write(self, summary_dict: dict[str, float]) -> None:
+        if get_rank() != 0:
+            return
+        for name, value in summary_dict.items():
+            add_log(f"eval | {name} {value:.4f}")
+        (self.folder / "summary.json").write_text(json.dumps(summary_dict, indent=2) + "\n", encoding="utf-8")
+        add_log(f"eval | written to {self.folder}")

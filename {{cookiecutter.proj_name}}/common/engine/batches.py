@@ -1,0 +1,27 @@
+"""A loader's batches from any point on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from torch.utils.data import DataLoader
+
+
+def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
+    """Return the batches of one pass over a loader, from batch number ``start`` on.
+
+    A ``PositionedBatchSampler`` jumps there; with another loader the batches before are drawn and dropped, and its
+    sampler's ``set_epoch`` is called.
+    """
+    if find_size_at(loader):
+        loader.batch_sampler.set_position(epoch, start)
+        return iter(loader)
+    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return islice(iter(loader), start, None)
+
+
+def find_size_at(loader: DataLoader) -> Callable[[int], int] | None:
+    """Return the function that tells how many samples a batch holds, or None for a loader that cannot tell."""
+    return getattr(getattr(loader, "batch_sampler", None), "size_at", None)

@@ -1,0 +1,244 @@
+"""A trainer's parts: registered by the subclass, bound before the loop, saved in checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from common.checkpoint import Checkpointer, load_matching, read_weights
+from common.debug import check_gradients, dump_batch, gradient_table
+from common.device import in_precision
+from common.distributed import is_distributed
+from common.engine.base_tester import BaseTester
+from common.engine.batches import find_size_at
+from common.engine.hooks import Metrics, TrainerHooks
+from common.errors import UserError, nearest
+from common.launch import Session
+from common.logger import add_log
+from common.meters import Meters
+from common.monitor import open_monitor
+from common.parallel import parallelize
+from common.progress import Progress
+from common.schema import Config, OptimizerConfig
+from common.seed import RandomState
+from common.selection import Selection
+from common.updater import Scheduler, Updater
+
+MAIN = "main"
+_COUNTERS = ("epoch", "iteration", "total_iterations", "optimizer_steps")
+
+
+def part_name(kind: str, name: str) -> str:
+    """Return a part's key in a checkpoint: ``model``, or ``model.generator`` for one of several."""
+    return kind if name == MAIN else f"{kind}.{name}"
+
+
+class TrainerParts(TrainerHooks):
+    """Everything a trainer is made of. ``BaseTrainer`` adds the loop.
+
+    Args:
+        config: The whole config.
+        session: Device, folder and checkpoint, from ``launch``.
+    """
+
+    def __init__(self, config: Config, session: Session):
+        self.config, self.session, self.device = config, session, session.device
+        self.models: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.schedulers: dict[str, Scheduler] = {}
+        self.metric: Metrics | None = None
+        self.tester: BaseTester | None = None
+        self.epoch = self.iteration = self.total_iterations = self.optimizer_steps = 0
+        self.meters = Meters()
+        checkpoint, trainer = config.checkpoint, config.trainer
+        self.selection = Selection(
+            checkpoint.best_metric, checkpoint.best_larger, trainer.early_stop, trainer.early_stop_delta
+        )
+
+    def register_model(self, model: nn.Module, name: str = MAIN) -> None:
+        """Register a model and move it to the device; steps and hooks find it in ``self.model`` or ``self.models``."""
+        self.models[name] = model.to(self.device)
+
+    def register_optimizer(self, optimizer: Optimizer, name: str = MAIN) -> None:
+        """Register the optimizer of the model of the same name."""
+        self.optimizers[name] = optimizer
+
+    def register_scheduler(self, scheduler: Scheduler | None, name: str = MAIN) -> None:
+        """Register the learning rate schedule of the optimizer of the same name; None is none."""
+        if scheduler is not None:
+            self.schedulers[name] = scheduler
+
+    def register_loader(self, train_loader: DataLoader, val_loader: DataLoader | None = None) -> None:
+        """Register the training and validation loaders; without the latter there is no validation."""
+        self.train_loader, self.val_loader = train_loader, val_loader
+
+    def register_metric(self, metric: Metrics) -> None:
+        """Register metrics over the whole validation set, updated after each ``val_step``."""
+        self.metric = metric
+
+    def register_tester(self, tester: BaseTester) -> None:
+        """Register the tester that evaluates every ``progress.epoch_eval`` epochs."""
+        self.tester = tester
+
+    @property
+    def model(self) -> nn.Module:
+        """The only model."""
+        return self.models[MAIN]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The only optimizer."""
+        return self.optimizers[MAIN]
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """``progress.iters_per_epoch``, or one pass over the training set."""
+        return self.config.progress.iters_per_epoch or len(self.train_loader)
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups; override it to give parts of a model an ``lr`` of their own."""
+        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+
+    def optim_config(self, name: str = MAIN) -> OptimizerConfig:
+        """Return an optimizer's config section: ``optim``, or ``optim.named.<name>``.
+
+        Raises:
+            UserError: No section of that name.
+        """
+        if name == MAIN:
+            return self.config.optim
+        if name not in self.config.optim.named:
+            raise UserError(f"optim.named.{name}: no such section, {nearest(name, self.config.optim.named)}")
+        return self.config.optim.named[name]
+
+    def _prepare(self) -> None:
+        """Bind everything that the loop needs, once, and take over the checkpoint."""
+        config, device = self.config, self.device
+        self._check_registered()
+        self._bare = self.models
+        spread = {name: parallelize(model, device) for name, model in self._bare.items()}
+        self._spread = list(spread.values())
+        compiled = torch.compile if config.trainer.compile else lambda model: model
+        self._val_models = {name: compiled(model) for name, model in self._bare.items()}
+        self.models = {
+            name: self._val_models[name] if model is self._bare[name] else compiled(model)
+            for name, model in spread.items()
+        }
+        self._syncs_by_hand = is_distributed() and config.trainer.accumulate > 1
+        several = len(self.optimizers) > 1
+        self._updaters = {
+            name: Updater(
+                optimizer,
+                self.schedulers.get(name),
+                self.optim_config(name),
+                self._bare[name],
+                config.trainer.precision,
+                only=several,
+            )
+            for name, optimizer in self.optimizers.items()
+        }
+        self._bind_steps()
+        self._checkpointer = Checkpointer(
+            self.session.folder / "checkpoints", self._parts(), self.config.checkpoint.keep_last
+        )
+        self._monitor = open_monitor(self.session.folder)
+        self._start_from(self.session.checkpoint)
+        self._validated_at, self._saved_at, self._window_end = -1, time.monotonic(), self.total_iterations
+        self._progress = Progress(config.progress.epoch * self.iterations_per_epoch, self.total_iterations)
+        self._advance_bar, self._log_every = self._progress.update, config.progress.iter_loss
+        self._draw_every = config.progress.epoch_save_progress if config.progress.save_progress else 0
+        self._size_at = find_size_at(self.train_loader)
+
+    def _bind_steps(self) -> None:
+        """Look up the steps and those hooks that are overridden, so that the others cost nothing."""
+        precision, debug = self.config.trainer.precision, self.config.debug
+        self._train_step = in_precision(self.train_step, self.device, precision)
+        self._val_step = in_precision(self.val_step, self.device, precision)
+        for name in ("before_train_step", "after_backward", "after_train_step"):
+            overridden = getattr(type(self), name) is not getattr(TrainerHooks, name)
+            setattr(self, f"_{name}", getattr(self, name) if overridden else None)
+        self._iterate = self._run_iteration
+        if debug.debug_mode or debug.print_all_grad:
+            self._after_backward = self._inspect_gradients
+        if debug.debug_mode:
+            torch.autograd.set_detect_anomaly(True)
+            self._iterate = self._run_iteration_or_dump
+
+    def _check_registered(self) -> None:
+        if not self.models or not self.optimizers:
+            raise UserError(f"{type(self).__name__}: register a model and an optimizer before run()")
+        for name in self.optimizers:
+            if name not in self.models:
+                raise UserError(f"{type(self).__name__}: optimizer '{name}' has no model, {nearest(name, self.models)}")
+        for name, scheduler in self.schedulers.items():
+            self._check_plateau(name, scheduler)
+
+    def _check_plateau(self, name: str, scheduler: Scheduler) -> None:
+        """Refuse a ReduceLROnPlateau that has nothing to watch, or watches it upside down."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return
+        where, checkpoint = (
+            "optim.lr_scheduler" if name == MAIN else f"optim.named.{name}.lr_scheduler",
+            self.config.checkpoint,
+        )
+        if checkpoint.best_metric is None or self.val_loader is None:
+            raise UserError(f"{where}: ReduceLROnPlateau needs checkpoint.best_metric and dataset.val")
+        mode = "max" if checkpoint.best_larger else "min"
+        if scheduler.mode != mode:
+            raise UserError(f"{where}.mode: expected {mode}, as checkpoint.best_larger says, found {scheduler.mode}")
+
+    def _parts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, by its keys."""
+        parts: dict[str, Any] = {part_name("model", name): model for name, model in self._bare.items()}
+        for name, updater in self._updaters.items():
+            parts |= {part_name(kind, name): part for kind, part in updater.parts().items()}
+        return parts | {"trainer": self, "meters": self.meters, "selection": self.selection, "random": RandomState()}
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counters: the epoch and iteration that come next, and the sums over the run."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from the counters of ``state_dict``."""
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def _start_from(self, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint, or with ``progress.start_epoch: 0`` take its weights alone."""
+        if checkpoint is None:
+            return
+        if self.config.progress.start_epoch < 0:
+            self._checkpointer.load(checkpoint)
+            add_log(f"going on from {checkpoint}")
+            return
+        for name, model in self._bare.items():
+            weights = read_weights(checkpoint, part_name("model", name))
+            for line in load_matching(model, weights, str(checkpoint)):
+                add_log(line, "WARNING")
+        add_log(f"fine-tuning from the weights of {checkpoint}")
+
+    # Looking for a fault.
+
+    def _inspect_gradients(self, epoch: int, iteration: int, *dicts: dict) -> None:
+        parameters = [(name, p) for model in self._bare.values() for name, p in model.named_parameters()]
+        if self.config.debug.print_all_grad and (self.total_iterations + 1) % self.config.progress.iter_loss == 0:
+            add_log(f"epoch {epoch} iteration {iteration + 1}\n{gradient_table(parameters)}")
+        if self.config.debug.debug_mode:
+            check_gradients(parameters)
+        self.after_backward(epoch, iteration, *dicts)
+
+    def _run_iteration_or_dump(self, epoch: int, iteration: int, data_dict: dict) -> None:
+        try:
+            self._run_iteration(epoch, iteration, data_dict)
+        except Exception:
+            weights = {name: model.state_dict() for name, model in self._bare.items()}
+            path = dump_batch(self.session.folder, epoch, iteration, data_dict, weights)
+            add_log(f"epoch {epoch} iteration {iteration + 1} failed; its batch and the weights are in {path}", "ERROR")
+            raise

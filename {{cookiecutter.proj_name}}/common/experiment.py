@@ -1,0 +1,135 @@
+"""The folder of a run: opened without ever overwriting one, and holding all it takes to repeat the run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from common.checkpoint import find_checkpoint
+from common.config import dump_config
+from common.distributed import get_world_size, master_only
+from common.errors import UserError
+from common.schema import Config
+
+_PACKAGES = ("torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm", "matplotlib", "pillow")
+
+
+def open_experiment(config: Config) -> tuple[Path, Path | None]:
+    """Make the folder of a new run, or find the one that a run goes on in.
+
+    Returns:
+        The experiment's folder, and the checkpoint to start from, if any.
+
+    Raises:
+        UserError: The name is taken, or ``resume`` leads to no checkpoint.
+    """
+    name = config.name.replace("{time}", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = Path(config.dir.expr_dir) / name
+    if config.resume == "auto":
+        latest = folder / "checkpoints" / "latest.pt"
+        return _made(folder), latest if latest.is_file() else None
+    checkpoint = find_checkpoint(config.resume) if config.resume else None
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UserError(f"--resume {config.resume}: no such file or folder")
+    if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent, checkpoint
+    if folder.exists():
+        raise UserError(
+            f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
+            f"take another --name, or put {{time}} into the name"
+        )
+    return _made(folder), checkpoint
+
+
+def open_results(config: Config) -> tuple[Path, Path]:
+    """Make the folder that an evaluation writes to.
+
+    Returns:
+        The folder, and the checkpoint to evaluate.
+
+    Raises:
+        UserError: ``model_pt`` is not given.
+    """
+    if not config.model_pt:
+        raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.dir.eval_dir.replace("{name}", config.name).replace("{time}", time))
+    return _made(folder), find_checkpoint(config.model_pt)
+
+
+@master_only
+def back_up(config: Config, folder: Path, device: torch.device) -> None:
+    """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, into its folder.
+
+    An experiment that is gone on with is repeated from its start: there the backup names no checkpoint.
+    """
+    in_place = config.resume is not None and config.progress.start_epoch < 0
+    repeated = replace(config, resume=None) if in_place else config
+    (folder / "cfg_backup.yaml").write_text(dump_config(repeated), encoding="utf-8")
+    (folder / "environment.txt").write_text(describe_environment(device), encoding="utf-8")
+    (folder / "job.sh").write_text(_job_script(folder), encoding="utf-8")
+
+
+def describe_environment(device: torch.device) -> str:
+    """Return versions, device, git commit and the uncommitted changes, as text."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    lines.append(
+        f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}"
+    )
+    lines.append(f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}")
+    commit = _git("rev-parse", "HEAD")
+    lines.append(f"git commit {commit or 'none'}")
+    if commit:
+        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+    return "\n".join(lines) + "\n"
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device's name as a person knows it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _job_script(folder: Path) -> str:
+    """Return a script that repeats the run as ``<name>_replicate``, with the same launcher and processes."""
+    python = "python"
+    if get_world_size() > 1:
+        python = f"torchrun --standalone --nproc_per_node {get_world_size()}"
+    config, name = shlex.quote(str(folder.absolute() / "cfg_backup.yaml")), shlex.quote(f"{folder.name}_replicate")
+    return (
+        "#!/bin/sh\n"
+        "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
+        f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
+        f'exec {python} {shlex.quote(sys.argv[0])} --config {config} --name {name} "$@"\n'
+    )
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints, or nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,6 @@
+"""Measures over a whole set, on all ranks together."""
+
+from common.metrics.base_metric import BaseMetric, MeanMetric
+from common.metrics.metric_set import MetricSet
+
+__all__ = ["BaseMetric", "MeanMetric", "MetricSet"]

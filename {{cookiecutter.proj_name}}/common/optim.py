@@ -1,0 +1,171 @@
+"""Optimizers and schedules by name, warm-up, and gradient clipping."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+
+from common.errors import UserError
+from common.registry import Registry
+from common.schema import OptimizerConfig
+
+OPTIMIZER_REGISTRY = Registry("optimizer", fallback="torch.optim")
+SCHEDULER_REGISTRY = Registry("schedule", fallback="torch.optim.lr_scheduler")
+
+# The arguments in which torch's schedules, and ours, take their own length.
+_LENGTH_ARGUMENTS = ("T_max", "total_iters", "total_steps")
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = "optim") -> Optimizer:
+    """Build the optimizer that a config section names, in torch's fused form where these parameters allow it.
+
+    Args:
+        config: The section.
+        parameters: Parameters, or parameter groups, whose own ``lr`` and other keys come first.
+        where: The section's place in the config, for messages.
+
+    Raises:
+        UserError: An unknown name, arguments that do not fit, or an optimizer that needs a closure.
+    """
+    cls = OPTIMIZER_REGISTRY.get(config.type, f"{where}.type")
+    if not (inspect.isclass(cls) and issubclass(cls, Optimizer)) or cls in (Optimizer, torch.optim.LBFGS):
+        raise UserError(f"{where}.type: '{config.type}' cannot be stepped once a batch, choose another optimizer")
+    accepted = inspect.signature(cls).parameters
+    keys: dict[str, Any] = {"lr": config.lr, **config.args}
+    if config.weight_decay or "weight_decay" in accepted:
+        keys.setdefault("weight_decay", config.weight_decay)
+    parameters = list(parameters)
+    if "fused" in accepted and not {"fused", "foreach"} & keys.keys():
+        try:
+            return OPTIMIZER_REGISTRY.build({"type": config.type, **keys}, where, parameters, fused=True)
+        except RuntimeError:
+            pass  # torch refuses this device or dtype; its message says no more than that
+    try:
+        return OPTIMIZER_REGISTRY.build({"type": config.type, **keys}, where, parameters)
+    except ValueError as error:
+        raise UserError(f"{where}: {config.type}: {error}") from None
+
+
+def build_scheduler(
+    config: OptimizerConfig, optimizer: Optimizer, total: int, where: str = "optim"
+) -> LRScheduler | ReduceLROnPlateau | None:
+    """Build the schedule that a config section names, behind its linear warm-up.
+
+    Args:
+        config: The section; ``lr_scheduler`` null and no warm-up give None.
+        optimizer: The optimizer whose learning rates it sets.
+        total: Length of the run in the schedule's unit (epochs or optimizer steps). A length that the config leaves out
+            is what the warm-up leaves of it.
+        where: The section's place in the config, for messages.
+
+    Raises:
+        UserError: An unknown name, or arguments that do not fit.
+    """
+    where = f"{where}.lr_scheduler"
+    if config.lr_scheduler is None:
+        return _warmup(config, optimizer) if config.warmup else None
+    section = dict(config.lr_scheduler)
+    cls = SCHEDULER_REGISTRY.get(str(section.get("type")), f"{where}.type")
+    for name in inspect.signature(cls).parameters:
+        if name in _LENGTH_ARGUMENTS and section.get(name) is None:
+            section[name] = max(1, total - config.warmup)
+    if config.warmup and issubclass_of(cls, ReduceLROnPlateau):
+        raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set {where.split('.')[0]}.warmup to 0")
+    try:
+        schedule = SCHEDULER_REGISTRY.build(section, where, optimizer)
+        if not config.warmup:
+            return schedule
+        return SequentialLR(optimizer, [_warmup(config, optimizer), schedule], milestones=[config.warmup])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {section['type']}: {error}") from None
+
+
+def _warmup(config: OptimizerConfig, optimizer: Optimizer) -> LinearLR:
+    return LinearLR(optimizer, start_factor=config.warmup_factor, total_iters=config.warmup)
+
+
+def issubclass_of(cls: Any, parent: type) -> bool:
+    """Return whether ``cls`` is a class and a subclass of ``parent``; a factory function is none."""
+    return inspect.isclass(cls) and issubclass(cls, parent)
+
+
+def _linear_warmup(step: int, steps: int, factor: float) -> float:
+    return factor + (1 - factor) * step / steps if step < steps else 1.0
+
+
+@SCHEDULER_REGISTRY.register("WarmupMultiStepLR")
+def warmup_multi_step(
+    optimizer: Optimizer,
+    milestones: list[int],
+    gamma: float = 0.1,
+    warmup_steps: int = 500,
+    warmup_factor: float = 0.01,
+) -> LambdaLR:
+    """Return a step schedule under a linear warm-up; its milestones count from 0, not from the end of the warm-up.
+
+    Source: He et al., Deep Residual Learning (2016), in the form that detection frameworks made common.
+    """
+    milestones = sorted(milestones)
+
+    def factor(step: int) -> float:
+        drops = sum(step >= milestone for milestone in milestones)
+        return gamma**drops * _linear_warmup(step, warmup_steps, warmup_factor)
+
+    return LambdaLR(optimizer, factor)
+
+
+@SCHEDULER_REGISTRY.register("WarmUpCosineLR")
+def warmup_cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_factor: float = 0.01,
+    min_factor: float = 0.0,
+) -> LambdaLR:
+    """Return a linear warm-up followed by half a cosine down to ``min_factor`` times the learning rate.
+
+    Source: Loshchilov and Hutter, SGDR (2017), without restarts.
+    """
+    length = max(1, total_steps - warmup_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return _linear_warmup(step, warmup_steps, warmup_factor)
+        done = min(1.0, (step - warmup_steps) / length)
+        return min_factor + (1 - min_factor) * (1 + math.cos(math.pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+@SCHEDULER_REGISTRY.register("PolyLR")
+def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, min_factor: float = 0.0) -> LambdaLR:
+    """Return a polynomial decay, ``(1 - step / total_steps) ** power``, that never goes below ``min_factor``.
+
+    Source: Chen et al., DeepLab (2018).
+    """
+    return LambdaLR(optimizer, lambda step: max(min_factor, max(0.0, 1 - step / total_steps) ** power))
+
+
+def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float) -> torch.Tensor:
+    """Scale the gradients in place so that the norm of all of them together is at most ``limit``.
+
+    What ``torch.nn.utils.clip_grad_norm_`` does, on a list kept by the caller and without a look at each parameter.
+
+    Returns:
+        The norm before clipping, a scalar tensor on the gradients' device; nothing is synchronised.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
+
+
+def clip_gradients_by_value(gradients: list[torch.Tensor], limit: float) -> None:
+    """Limit each value of the gradients to [-limit, limit], in place."""
+    torch._foreach_clamp_min_(gradients, -limit)
+    torch._foreach_clamp_max_(gradients, limit)

@@ -1,0 +1,28 @@
+"""Share of samples whose class is found."""
+
+from __future__ import annotations
+
+import torch
+
+from common.metrics import MeanMetric
+from common.registry import METRIC_REGISTRY
+
+
+@METRIC_REGISTRY.register()
+class Accuracy(MeanMetric):
+    """Share of samples whose label is among the ``top`` largest logits.
+
+    Reads ``output_dict["logits"]`` (batch, classes) and ``data_dict["label"]`` (batch,), int64.
+
+    Args:
+        top: How many guesses a sample has.
+    """
+
+    def __init__(self, top: int = 1):
+        super().__init__()
+        self.top = top
+
+    def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
+        """Return whether each sample is right, bool (batch,)."""
+        guesses = output_dict["logits"].topk(self.top, dim=1).indices
+        return (guesses == data_dict["label"].unsqueeze(1)).any(dim=1)

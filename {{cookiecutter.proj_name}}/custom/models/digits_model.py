@@ -1,0 +1,34 @@
+"""A small convolutional network for 8 by 8 images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from common.registry import MODEL_REGISTRY
+
+
+@MODEL_REGISTRY.register()
+class DigitsModel(nn.Module):
+    """Two convolutions and a linear layer.
+
+    Args:
+        width: Channels of the first convolution; the second has twice as many.
+        num_classes: Number of classes.
+        dropout: Probability of dropping a feature before the linear layer.
+    """
+
+    def __init__(self, width: int = 16, num_classes: int = 10, dropout: float = 0.2):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width * 4 * 4, num_classes))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, num_classes) from images (batch, 1, 8, 8) in [0, 1]."""
+        return self.classifier(self.features(image))

@@ -1,0 +1,61 @@
+"""How your model is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from common.build import build_loader, build_loss, build_metric, build_model
+from common.engine import BaseTrainer, EpochBasedTrainer, IterBasedTrainer
+from common.launch import Session
+from common.optim import build_optimizer, build_scheduler
+from common.schema import Config
+from custom.tester import CustomTester
+
+
+class CustomTrainer(BaseTrainer):
+    """Trains a classifier of images: builds the parts from the config, and says what one step is."""
+
+    def __init__(self, config: Config, session: Session):
+        super().__init__(config, session)
+        on_gpu = session.device.type == "cuda"
+        self.register_loader(build_loader(config, "train", on_gpu), build_loader(config, "val", on_gpu))
+        self.register_model(build_model(config.model))
+        self.register_optimizer(build_optimizer(config.optim, self.parameter_groups(self.model)))
+        self.register_scheduler(build_scheduler(config.optim, self.optimizer, self.schedule_length))
+        self.loss = build_loss(config.loss).to(self.device)
+        self.register_metric(build_metric(config.metric))
+        if config.dataset.eval:
+            self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
+
+    def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
+        """Return the logits and the losses of a batch."""
+        output_dict = {"logits": self.model(data_dict["image"])}
+        loss = self.loss(output_dict, data_dict)
+        return output_dict, {"loss": loss["sum"], **{name: loss[name] for name in loss["names"]}}
+
+    def val_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
+        """Return the logits and the losses of a batch."""
+        return self.train_step(epoch, iteration, data_dict)
+
+    def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
+        """Return the batch's images in a row, each above a bar: green for a right guess, red for a wrong one."""
+        count = self.config.progress.max_samples_val
+        images = data_dict["image"][:count].float().expand(-1, 3, -1, -1)
+        right = output_dict["logits"][:count].argmax(dim=1) == data_dict["label"][:count]
+        bars = torch.zeros(len(images), 3, 1, images.shape[-1], device=images.device)
+        bars[right, 1], bars[~right, 0] = 1, 1
+        tiles = functional.pad(torch.cat([images, bars], dim=2), (1, 1, 1, 1))
+        row = torch.cat(list(tiles), dim=2)
+        return {"guesses": functional.interpolate(row[None], scale_factor=6)[0]}
+
+
+class CustomEpochTrainer(CustomTrainer, EpochBasedTrainer):
+    """Counts in epochs."""
+
+
+class CustomIterTrainer(CustomTrainer, IterBasedTrainer):
+    """Counts in iterations."""
+
+
+TRAINERS = {"epoch": CustomEpochTrainer, "iter": CustomIterTrainer}

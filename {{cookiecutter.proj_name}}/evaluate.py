@@ -1,0 +1,22 @@
+"""Evaluate: python evaluate.py --config configs/eval.yaml --model_pt experiments/<name>/checkpoints/<file>.pt."""
+
+from common.config import load_config
+
+
+def main() -> None:
+    """Evaluate the weights of a checkpoint on ``dataset.eval``."""
+    config = load_config()
+    # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
+    from common.build import build_model
+    from common.experiment import open_results
+    from common.launch import launch
+    from custom.tester import CustomTester
+
+    with launch(config, open_results) as session:
+        tester = CustomTester(config, session, build_model(config.model))
+        tester.load_weights(session.checkpoint)
+        tester.run()
+
+
+if __name__ == "__main__":
+    main()

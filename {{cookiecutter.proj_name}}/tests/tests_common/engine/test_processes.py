@@ -1,0 +1,71 @@
+"""Training on two real processes, started by torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+from pathlib import Path
+
+from common.checkpoint import read_checkpoint
+
+PROJECT = Path(__file__).parents[3]
+
+# Each rank trains, then leaves the weights it ended with.
+SCRIPT = """
+    import sys
+    import torch
+    from common.distributed import get_rank
+    from common.launch import launch
+    from tests.tests_common.engine import test_several_optimizers as gan
+    from tests.tests_common.engine import toy
+    from dataclasses import replace
+
+    kind, folder = sys.argv[1:]
+    names = ["main"]
+    if kind == "gan":
+        config, trainer_class, names = gan.make_config(accumulate=2, batch_size=4), gan.GANEpochTrainer, list(gan.NAMES)
+        keys = {}
+    else:
+        config = toy.make_config({"accumulate": 3}, {"clip_gradients": 0.5}, {"iter_loss": 1}, batch_size=2)
+        trainer_class, keys = toy.ToyEpochTrainer, {"dtype": torch.float64, "samples": 25}
+    config = replace(config, gpu_ids=-1, name="run", dir=replace(config.dir, expr_dir=folder))
+    with launch(config) as session:
+        trainer = trainer_class(config, session, seed=get_rank(), **keys)
+        trainer.run()
+        torch.save({name: toy.weights_of(trainer, name) for name in names}, f"{folder}/rank{get_rank()}.pt")
+"""
+
+
+class TestTwoProcesses(unittest.TestCase):
+    """One log, one set of files, the same weights on both ranks."""
+
+    def train(self, kind):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        (folder / "script.py").write_text(textwrap.dedent(SCRIPT))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, str(folder / "script.py"), kind, str(folder)], env=environment, capture_output=True, text=True
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        first, second = (read_checkpoint(folder / f"rank{rank}.pt") for rank in (0, 1))
+        for name, weights in first.items():
+            self.assertTrue(weights.equal(second[name]), name)
+        return folder / "run", done.stderr
+
+    def test_one_model(self):
+        folder, console = self.train("toy")
+        self.assertEqual(console.count("epoch 1 | val |"), 1)
+        self.assertEqual(len(list((folder / "event").iterdir())), 1)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        # 25 samples in batches of 2 on each of 2 ranks make 7 iterations.
+        self.assertEqual([line["step"] for line in lines if line["split"] == "train"], list(range(1, 15)))
+        self.assertEqual(sorted(read_checkpoint(folder / "checkpoints" / "final.pt")["random"]), [0, 1])
+
+    def test_two_optimizers(self):
+        self.train("gan")

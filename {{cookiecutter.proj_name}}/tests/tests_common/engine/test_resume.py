@@ -1,0 +1,157 @@
+"""Same seed, same weights; and going on from a checkpoint."""
+
+import json
+import unittest
+
+import torch
+
+from common.checkpoint import read_checkpoint
+from common.errors import UserError
+from common.schema import Config
+from tests.tests_common.engine import toy
+
+RICH = {
+    "optim": {
+        "type": "AdamW",
+        "lr": 0.01,
+        "ema_decay": 0.9,
+        "clip_gradients": 1.0,
+        "warmup": 2,
+        "lr_scheduler": {"type": "CosineAnnealingLR", "T_max": 10},
+    },
+    "batch_size": 5,
+}
+
+
+class TestReproducible(unittest.TestCase):
+    """Two runs with one seed."""
+
+    def train(self, seed, trainer=toy.ToyEpochTrainer):
+        config = toy.make_config({"seed": seed}, **RICH)
+        trainer = trainer(config, toy.make_session(self), dropout=0.3, seed=seed)
+        trainer.run()
+        return toy.weights_of(trainer)
+
+    def test_equal_to_the_last_bit(self):
+        for trainer in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
+            self.assertTrue(torch.equal(self.train(3, trainer), self.train(3, trainer)))
+
+    def test_another_seed_differs(self):
+        self.assertFalse(torch.equal(self.train(3), self.train(4)))
+
+
+class Cut(Exception):
+    """The end of a run in its midst."""
+
+
+class TestResume(unittest.TestCase):
+    """Runs that are cut and go on."""
+
+    def cut_and_resume(self, base, progress, cut_at):
+        """Return the final checkpoints of an uninterrupted run and of one that is cut before an iteration."""
+        config = toy.make_config(progress={"epoch": 4, "iter_loss": 3, **progress}, **RICH)
+        whole = base(config, toy.make_session(self), dropout=0.3)
+        whole.run()
+
+        class Stopping(base):
+            def before_train_step(self, epoch, iteration, data_dict):
+                if self.total_iterations == cut_at:
+                    raise Cut
+
+        first = Stopping(config, toy.make_session(self), dropout=0.3)
+        with self.assertRaises(Cut):
+            first.run()
+        folder = first.session.folder
+        session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
+        second = base(config, session, dropout=0.3, seed=99)
+        second.run()
+        return (read_checkpoint(t.session.folder / "checkpoints" / "final.pt") for t in (whole, second))
+
+    def assert_same(self, whole, resumed, where=""):
+        """Compare two checkpoints, bit for bit."""
+        if isinstance(whole, torch.Tensor):
+            self.assertTrue(torch.equal(whole, resumed), where)
+        elif isinstance(whole, dict):
+            self.assertEqual(whole.keys(), resumed.keys(), where)
+            for key, value in whole.items():
+                self.assert_same(value, resumed[key], f"{where}/{key}")
+        else:
+            self.assertEqual(whole, resumed, where)
+
+    def test_after_an_epoch(self):
+        for base in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
+            with self.subTest(base=base.__name__):
+                self.assert_same(*self.cut_and_resume(base, {}, cut_at=7))
+
+    def test_in_the_midst_of_an_epoch(self):
+        for base in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
+            with self.subTest(base=base.__name__):
+                self.assert_same(*self.cut_and_resume(base, {"iter_save_checkpoint": 4}, cut_at=9))
+
+    def test_iterations_across_the_passes(self):
+        progress = {"iters_per_epoch": 3, "iter_save_checkpoint": 4}
+        self.assert_same(*self.cut_and_resume(toy.ToyIterTrainer, progress, cut_at=9))
+
+    def test_one_file_of_metrics_goes_on(self):
+        config = toy.make_config(progress={"epoch": 1})
+        first = toy.ToyEpochTrainer(config, toy.make_session(self))
+        first.run()
+        folder = first.session.folder
+        session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
+        toy.ToyEpochTrainer(toy.make_config(progress={"epoch": 3}), session).run()
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        self.assertEqual([line["epoch"] for line in lines if line["split"] == "val"], [0, 1, 2])
+
+
+class TestFineTune(unittest.TestCase):
+    """progress.start_epoch 0: the weights alone."""
+
+    def fine_tune(self, change=lambda state: None) -> toy.ToyEpochTrainer:
+        first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        first.run()
+        path = first.session.folder / "checkpoints" / "final.pt"
+        state = read_checkpoint(path)
+        change(state)
+        torch.save(state, path)
+        config: Config = toy.make_config(progress={"start_epoch": 0})
+        trainer = toy.ToyEpochTrainer(config, toy.make_session(self, path), seed=5)
+        trainer._prepare()
+        self.first = first
+        return trainer
+
+    def test_takes_the_weights_and_begins_anew(self):
+        trainer = self.fine_tune()
+        self.assertTrue(torch.equal(toy.weights_of(trainer), toy.weights_of(self.first)))
+        self.assertEqual((trainer.epoch, trainer.total_iterations), (0, 0))
+
+    def test_reports_each_key_that_does_not_fit(self):
+        from loguru import logger
+
+        def change(state):
+            state["model"]["0.weight"] = torch.zeros(7, 4)
+            state["model"]["extra"] = state["model"].pop("0.bias")
+
+        lines = []
+        handler = logger.add(lines.append, format="{message}")
+        self.addCleanup(logger.remove, handler)
+        self.fine_tune(change)
+        text = "".join(lines)
+        self.assertIn("0.weight: (7, 4) in the file, (3, 4) in the model", text)
+        self.assertIn("extra: not in the model", text)
+        self.assertIn("0.bias: not in the file", text)
+
+    def test_nothing_fits(self):
+        def change(state):
+            state["model"] = {"other": torch.zeros(1)}
+
+        with self.assertRaisesRegex(UserError, "none of its 1 weights fits the model Sequential"):
+            self.fine_tune(change)
+
+    def test_another_model_cannot_go_on(self):
+        first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        first.run()
+        session = toy.make_session(self, first.session.folder / "checkpoints" / "final.pt")
+        second = toy.ToyEpochTrainer(toy.make_config(), session)
+        second.register_model(torch.nn.Linear(4, 1))
+        with self.assertRaisesRegex(UserError, "'model' does not fit this run"):
+            second.run()

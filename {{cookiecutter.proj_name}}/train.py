@@ -1,0 +1,21 @@
+"""Train: python train.py --config configs/default.yaml [--section.key value ...]."""
+
+from common.config import load_config
+
+
+def main() -> None:
+    """Train what the command line's config describes."""
+    config = load_config()
+    # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
+    from common.experiment import back_up
+    from common.launch import launch
+    from custom.trainer import TRAINERS
+
+    with launch(config) as session:
+        trainer = TRAINERS[config.trainer.mode](config, session)
+        back_up(config, session.folder, session.device)
+        trainer.run()
+
+
+if __name__ == "__main__":
+    main()
