@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## render a project into demo/, train it on real handwritten
 
 test: $(INSTALLED)  ## the project's tests, in place, then the template's
 	cd '$(PROJECT)' && python -m pytest -n 2
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2
 
 lint: $(INSTALLED)  ## ruff and shellcheck, on the template and the project
 	ruff check .

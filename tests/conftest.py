@@ -19,14 +19,20 @@ def own_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "tmp").mkdir()
     (home / ".gitconfig").write_text(GIT)
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {
+        "HOME": home,
+        "TMPDIR": home / "tmp",
+        "PRE_COMMIT_HOME": home / "pre-commit",
+        "GIT_CONFIG_NOSYSTEM": 1,
+        "OMP_NUM_THREADS": 1,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"HOME": home, "TMPDIR": home / "tmp", "PRE_COMMIT_HOME": home / "pre-commit"}.items():
+        for name in os.environ:
+            if name.startswith(("GIT_", "COOKIECUTTER_", "XDG_")):
+                patch.delenv(name)
+        for name, value in settings.items():
             patch.setenv(name, str(value))
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "COOKIECUTTER_CONFIG"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PATH", binaries)
-        patch.setenv("OMP_NUM_THREADS", "1")
         yield home
 
 

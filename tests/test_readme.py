@@ -1,4 +1,8 @@
-"""Every command that a README gives is run here, or stands in a short list with the reason why not."""
+"""Every command that a README gives is run here, or stands in a short list with the reason why not.
+
+A block of Python or YAML that opens with a file's path in a comment is written there first. Each block of commands
+starts in the README's own folder.
+"""
 
 import re
 import sys
@@ -7,41 +11,47 @@ import pytest
 from conftest import ROOT, SOURCE, bake, run
 
 NOT_RUN = {
-    "README.md": {
-        "make test": "it is what runs this test",
-    },
-    f"{SOURCE.name}/README.md": {
-        "pip install -r requirements.txt": "the environment of this test was made from it",
-    },
+    "README.md": {"make test": "it is what runs this test"},
+    f"{SOURCE.name}/README.md": {},
 }
 
 
-def commands(readme):
-    """Return the commands in the bash blocks of a README, in order; a line that ends in a backslash goes on."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
-    return [line for line in bare if line]
+def blocks(readme, language):
+    """Return the fenced blocks of a README that are in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / readme).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("readme", NOT_RUN)
-def test_only_commands_that_are_there_are_left_out(readme):
-    assert set(NOT_RUN[readme]) <= set(commands(ROOT / readme))
+def follow(readme, folder):
+    """Do what a README says, from a folder that stands for the one it is in."""
+    for text in blocks(readme, "python") + blocks(readme, "yaml"):
+        if named := re.match(r"# (\S+\.(?:py|yaml))\n", text):
+            (folder / named[1]).write_text(text)
+    for text in blocks(readme, "bash"):
+        lines = [line for line in text.splitlines() if line not in NOT_RUN[readme]]
+        run("bash", "-exc", "\n".join(lines), cwd=folder)
 
 
-def run_all(readme, folder):
-    """Run a README's commands one after the other, in one shell, from a folder."""
-    script = [line for line in commands(ROOT / readme) if line not in NOT_RUN[readme]]
-    assert script
-    run("bash", "-exc", "\n".join(script), cwd=folder)
+@pytest.fixture(autouse=True)
+def nothing_new_is_installed(monkeypatch):
+    """Let pip find that all is there, or fail."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
 @pytest.fixture
-def clone(template_copy, tmp_path, monkeypatch):
+def clone(template_copy, tmp_path):
     """A clone of the template in which make finds this environment, and takes it as installed."""
-    run("git", "clone", "-q", template_copy, tmp_path / "template", cwd=tmp_path)
-    monkeypatch.setenv("MAKEFLAGS", f"-o {sys.prefix}/.installed VENV={sys.prefix}")
-    return tmp_path / "template"
+    folder = tmp_path / "a clone"
+    run("git", "clone", "-q", template_copy, folder, cwd=tmp_path)
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(f"{sys.prefix}/{name}")
+    (folder / ".venv/.installed").touch()
+    return folder
+
+
+@pytest.mark.parametrize("readme", NOT_RUN)
+def test_what_is_left_out_is_there(readme):
+    assert set(NOT_RUN[readme]) <= set("".join(blocks(readme, "bash")).splitlines())
 
 
 def test_the_demo_twice(clone):
@@ -54,9 +64,9 @@ def test_the_demo_twice(clone):
     assert run("git", "status", "--porcelain", cwd=clone).stdout == ""
 
 
-def test_the_commands_of_the_template(clone):
-    run_all("README.md", clone)
+def test_the_template_does_what_it_says(clone):
+    follow("README.md", clone)
 
 
-def test_the_commands_of_the_project(tmp_path):
-    run_all(f"{SOURCE.name}/README.md", bake(tmp_path))
+def test_the_project_does_what_it_says(tmp_path):
+    follow(f"{SOURCE.name}/README.md", bake(tmp_path))

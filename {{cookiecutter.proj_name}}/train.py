@@ -7,14 +7,11 @@ def main() -> None:
     """Train what the command line's config describes."""
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
-    from common.experiment import back_up
     from common.launch import launch
     from custom.trainer import TRAINERS
 
     with launch(config) as session:
-        trainer = TRAINERS[config.trainer.mode](config, session)
-        back_up(config, session.folder, session.device)
-        trainer.run()
+        TRAINERS[config.trainer.mode](config, session).run()
 
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint, {nearest(path.name, beside)}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds on a foreign file; each means the same here
-        raise UserError(f"{path}: not a readable checkpoint: {one_line(error)}") from None
+    except Exception as error:  # torch.load raises a dozen kinds, which all mean this
+        raise UserError(f"{path}: no checkpoint: it is foreign, damaged, or asks for code to be run") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path}: expected a dict of parts, found {type(state).__name__}")
     return state

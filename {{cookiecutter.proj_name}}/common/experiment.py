@@ -41,7 +41,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent, checkpoint
-    if folder.exists():
+    if _is_experiment(folder):
         raise UserError(
             f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
             f"take another --name, or put {{time}} into the name"
@@ -69,9 +69,10 @@ def open_results(config: Config) -> tuple[Path, Path]:
 def back_up(config: Config, folder: Path, device: torch.device) -> None:
     """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, into its folder.
 
-    An experiment that is gone on with is repeated from its start: there the backup names no checkpoint.
+    A run that goes on in place is repeated from its start: its backup names no checkpoint.
     """
     in_place = config.resume is not None and config.progress.start_epoch < 0
+    folder.mkdir(parents=True, exist_ok=True)
     repeated = replace(config, resume=None) if in_place else config
     (folder / "cfg_backup.yaml").write_text(dump_config(repeated), encoding="utf-8")
     (folder / "environment.txt").write_text(describe_environment(device), encoding="utf-8")
@@ -116,6 +117,14 @@ def _job_script(folder: Path) -> str:
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
         f'exec {python} {shlex.quote(sys.argv[0])} --config {config} --name {name} "$@"\n'
     )
+
+
+def _is_experiment(folder: Path) -> bool:
+    """Return whether there is anything to lose, unlike in what a run leaves that failed before its first result."""
+    if not folder.is_dir():
+        return folder.exists()
+    left = {path.name for path in folder.iterdir() if path.is_dir() or path.stat().st_size > 0}
+    return not left <= {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
 
 
 def _made(folder: Path) -> Path:

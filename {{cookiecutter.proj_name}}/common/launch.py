@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,11 +57,16 @@ def launch(
         seed_everything(config.trainer.seed + get_rank(), config.trainer.deterministic)
         keep_freed_memory()
         yield Session(device, folder, checkpoint)
-    except UserError as error:
+    except Exception as error:
+        add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
+        if not isinstance(error, UserError):
+            raise
         tag = f"rank {get_rank()}: " if get_rank() else ""
-        sys.exit(_complain(f"{Path(sys.argv[0]).name}: {tag}error: {error}", code=2))
+        print(f"{Path(sys.argv[0]).name}: {tag}error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", code=130))
+        add_log("interrupted", "WARNING")
+        sys.exit(130)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -128,10 +134,3 @@ def _on_rank_0(open_folder: Callable, config: Config) -> tuple[Path, Path | None
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
-
-
-def _complain(message: str, code: int) -> int:
-    """Write a last line to standard error and the log, and return the exit code."""
-    add_log(message, "DEBUG")
-    print(message, file=sys.stderr)
-    return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -40,16 +41,22 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
     keys: dict[str, Any] = {"lr": config.lr, **config.args}
     if config.weight_decay or "weight_decay" in accepted:
         keys.setdefault("weight_decay", config.weight_decay)
-    parameters = list(parameters)
-    if "fused" in accepted and not {"fused", "foreach"} & keys.keys():
-        try:
-            return OPTIMIZER_REGISTRY.build({"type": config.type, **keys}, where, parameters, fused=True)
-        except RuntimeError:
-            pass  # torch refuses this device or dtype; its message says no more than that
+    section, groups = {"type": config.type, **keys}, as_groups(parameters)
     try:
-        return OPTIMIZER_REGISTRY.build({"type": config.type, **keys}, where, parameters)
-    except ValueError as error:
-        raise UserError(f"{where}: {config.type}: {error}") from None
+        if "fused" in accepted and not {"fused", "foreach"} & keys.keys():
+            with suppress(RuntimeError):  # torch refuses this device or dtype
+                return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
+        return OPTIMIZER_REGISTRY.build(section, where, groups)
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"{where}: {config.type}: {error}") from error
+
+
+def as_groups(parameters: Iterable) -> list[dict[str, Any]]:
+    """Return parameters or parameter groups as groups, whose iterators can be read more than once."""
+    parameters = list(parameters)
+    if parameters and not isinstance(parameters[0], dict):
+        parameters = [{"params": parameters}]
+    return [{**group, "params": list(group["params"])} for group in parameters]
 
 
 def build_scheduler(
@@ -75,24 +82,19 @@ def build_scheduler(
     for name in inspect.signature(cls).parameters:
         if name in _LENGTH_ARGUMENTS and section.get(name) is None:
             section[name] = max(1, total - config.warmup)
-    if config.warmup and issubclass_of(cls, ReduceLROnPlateau):
-        raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set {where.split('.')[0]}.warmup to 0")
+    if config.warmup and cls is ReduceLROnPlateau:
+        raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set warmup to 0")
     try:
         schedule = SCHEDULER_REGISTRY.build(section, where, optimizer)
         if not config.warmup:
             return schedule
         return SequentialLR(optimizer, [_warmup(config, optimizer), schedule], milestones=[config.warmup])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {section['type']}: {error}") from None
+        raise UserError(f"{where}: {section['type']}: {error}") from error
 
 
 def _warmup(config: OptimizerConfig, optimizer: Optimizer) -> LinearLR:
     return LinearLR(optimizer, start_factor=config.warmup_factor, total_iters=config.warmup)
-
-
-def issubclass_of(cls: Any, parent: type) -> bool:
-    """Return whether ``cls`` is a class and a subclass of ``parent``; a factory function is none."""
-    return inspect.isclass(cls) and issubclass(cls, parent)
 
 
 def _linear_warmup(step: int, steps: int, factor: float) -> float:

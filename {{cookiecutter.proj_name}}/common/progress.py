@@ -22,7 +22,7 @@ class Progress:
     def __init__(self, total: int, done: int = 0):
         hidden = get_rank() != 0 or not sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, disable=hidden, dynamic_ncols=True, unit="it", leave=False)
-        self._total, self._speed = total, 0.0
+        self._total, self._speed, self._share = total, 0.0, 0.0
         self.update = None if hidden else self._bar.update
         self.restart_clock(done)
 
@@ -33,17 +33,18 @@ class Progress:
             done: Iterations that lie behind now.
         """
         elapsed = max(time.perf_counter() - self._marked_at, 1e-9)
-        self._speed, share = (done - self._marked) / elapsed, self.waited / elapsed
+        self._speed, self._share = (done - self._marked) / elapsed, self.waited / elapsed
         self.restart_clock(done)
-        return {"iterations_per_second": self._speed, "data_wait": share}
+        return {"iterations_per_second": self._speed, "data_wait": self._share}
 
     def restart_clock(self, done: int) -> None:
         """Begin the next measurement here: what lies before, such as a validation, does not count."""
         self._marked_at, self._marked, self.waited = time.perf_counter(), done, 0.0
 
-    def remaining(self) -> str:
-        """Return the time to go at the speed last measured, as ``h:mm:ss``."""
-        return str(timedelta(seconds=round((self._total - self._marked) / max(self._speed, 1e-9))))
+    def describe(self) -> str:
+        """Return what was last measured, and the time to go at that speed: ``412 it/s, data 4%, eta 0:01:05``."""
+        left = timedelta(seconds=round((self._total - self._marked) / max(self._speed, 1e-9)))
+        return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"
 
     def show(self, text: str) -> None:
         """Show a text at the end of the bar."""

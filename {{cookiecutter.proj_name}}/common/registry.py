@@ -8,6 +8,9 @@ from typing import Any
 
 from common.errors import UserError, nearest
 
+# The types of a config's plain values, and what each accepts; True is no number here.
+_PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+
 
 class Registry:
     """Classes and functions by name.
@@ -75,30 +78,51 @@ class Registry:
             **extra: Further arguments, which the config cannot give.
 
         Raises:
-            UserError: No ``type``, an unknown one, or arguments that do not fit its signature.
+            UserError: No ``type``, an unknown one, arguments that do not fit its signature, or a value that it refuses
+                with a ValueError.
         """
         if not isinstance(section, dict) or not isinstance(section.get("type"), str):
             raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
         keys = {key: value for key, value in section.items() if key != "type"}
         cls = self.get(section["type"], f"{where}.type")
         check_arguments(cls, where, args, {**keys, **extra})
-        return cls(*args, **keys, **extra)
+        try:
+            return cls(*args, **keys, **extra)
+        except ValueError as error:
+            raise UserError(f"{where}: {section['type']}: {error}") from error
 
     def _fallback_classes(self) -> dict[str, Callable]:
         if self._fallback is None:
             return {}
-        module = importlib.import_module(self._fallback)
-        return {name: cls for name, cls in vars(module).items() if inspect.isclass(cls) and name[0].isupper()}
+        classes = inspect.getmembers(importlib.import_module(self._fallback), inspect.isclass)
+        return {name: cls for name, cls in classes if name[0].isupper() and cls.__module__.startswith(self._fallback)}
 
 
 def check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Raise a UserError that shows the signature of ``cls`` if it cannot be called with these arguments."""
-    signature = inspect.signature(cls)
+    """Raise a UserError that shows the signature of ``cls`` if these arguments do not fit its names and plain types."""
+    signature = _signature(cls)
     try:
         signature.bind(*args, **kwargs)
+        _check_types(signature, kwargs)
     except TypeError as error:
         shown = ", ".join(str(parameter) for parameter in list(signature.parameters.values())[len(args) :])
         raise UserError(f"{where}: {error}; the signature is {cls.__name__}({shown})") from None
+
+
+def _signature(cls: Callable) -> inspect.Signature:
+    """Return the signature with its annotations as types, where their names are known."""
+    try:
+        return inspect.signature(cls, eval_str=True)
+    except NameError:
+        return inspect.signature(cls)
+
+
+def _check_types(signature: inspect.Signature, kwargs: dict[str, Any]) -> None:
+    """Raise a TypeError for a value that is not of its parameter's type, where that is a number, text or a boolean."""
+    for name, parameter in signature.parameters.items():
+        fitting = _PLAIN.get(parameter.annotation) if isinstance(parameter.annotation, type) else None
+        if fitting and name in kwargs and type(kwargs[name]) not in fitting:
+            raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {kwargs[name]!r}")
 
 
 def import_modules(package: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -60,7 +61,8 @@ class PositionedBatchSampler(Sampler[list[int]]):
 
     def _order(self) -> torch.Tensor:
         if self._shuffle:
-            generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)))
+            seed = np.random.SeedSequence((self._seed, self._epoch)).generate_state(1, np.uint64).item()
+            generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(self._length, generator=generator)
         else:
             order = torch.arange(self._length)

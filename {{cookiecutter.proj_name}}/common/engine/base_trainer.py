@@ -164,11 +164,10 @@ class BaseTrainer(TrainerParts):
         values = self.meters.flush()
         for name, updater in self._updaters.items():
             values |= {part_name(key, name): value for key, value in updater.log_values().items()}
-        values |= self._progress.measure(self.total_iterations)
-        self._monitor.add_scalars("train", values, epoch, self.total_iterations)
-        text = f"{format_scalars(values)}, eta {self._progress.remaining()}"
-        place = f"epoch {epoch} iteration {iteration + 1}/{self.iterations_per_epoch}"
-        add_log(f"{place} | {text}", in_bar=True)
+        pace = self._progress.measure(self.total_iterations)
+        self._monitor.add_scalars("train", values | pace, epoch, self.total_iterations)
+        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.iterations_per_epoch}", format_scalars(values)
+        add_log(f"{place} | {text} | {self._progress.describe()}", in_bar=True)
         self._progress.show(text)
         if not all(map(math.isfinite, values.values())):
             add_log(f"{place}: a value is not finite; --debug.debug_mode true finds the operation", "WARNING")
@@ -207,7 +206,11 @@ class BaseTrainer(TrainerParts):
             summary_dict = self._val_epoch(epoch)
         self._monitor.add_scalars("val", summary_dict, epoch, self.total_iterations)
         add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
-        is_best = self.selection.update(summary_dict)
+        try:
+            is_best = self.selection.update(summary_dict)
+        except UserError:
+            self._save("latest")  # a misspelt metric must not cost the epoch
+            raise
         for updater in self._updaters.values():
             updater.step_plateau(summary_dict.get(self.selection.metric))
         if is_best:

@@ -20,6 +20,7 @@ from common.engine.base_tester import BaseTester
 from common.engine.batches import find_size_at
 from common.engine.hooks import Metrics, TrainerHooks
 from common.errors import UserError, nearest
+from common.experiment import back_up
 from common.launch import Session
 from common.logger import add_log
 from common.meters import Meters
@@ -148,8 +149,9 @@ class TrainerParts(TrainerHooks):
         self._checkpointer = Checkpointer(
             self.session.folder / "checkpoints", self._parts(), self.config.checkpoint.keep_last
         )
-        self._monitor = open_monitor(self.session.folder)
         self._start_from(self.session.checkpoint)
+        back_up(config, self.session.folder, device)
+        self._monitor = open_monitor(self.session.folder)
         self._validated_at, self._saved_at, self._window_end = -1, time.monotonic(), self.total_iterations
         self._progress = Progress(config.progress.epoch * self.iterations_per_epoch, self.total_iterations)
         self._advance_bar, self._log_every = self._progress.update, config.progress.iter_loss
@@ -179,6 +181,10 @@ class TrainerParts(TrainerHooks):
                 raise UserError(f"{type(self).__name__}: optimizer '{name}' has no model, {nearest(name, self.models)}")
         for name, scheduler in self.schedulers.items():
             self._check_plateau(name, scheduler)
+        if self.val_loader is None and self.config.trainer.early_stop:
+            raise UserError("trainer.early_stop: needs dataset.val, found none")
+        if self.val_loader is None and self.config.checkpoint.best_metric:
+            add_log("checkpoint.best_metric selects nothing, since there is no dataset.val", "WARNING")
 
     def _check_plateau(self, name: str, scheduler: Scheduler) -> None:
         """Refuse a ReduceLROnPlateau that has nothing to watch, or watches it upside down."""

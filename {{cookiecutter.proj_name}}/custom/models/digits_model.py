@@ -16,10 +16,15 @@ class DigitsModel(nn.Module):
         width: Channels of the first convolution; the second has twice as many.
         num_classes: Number of classes.
         dropout: Probability of dropping a feature before the linear layer.
+
+    Raises:
+        ValueError: ``width`` is below 1, or ``dropout`` is no probability.
     """
 
     def __init__(self, width: int = 16, num_classes: int = 10, dropout: float = 0.2):
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, found {width}")
         self.features = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1),
             nn.ReLU(),
