@@ -89,7 +89,8 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     commit(project, "Update")
     cruft("check", cwd=project)
 
-    python("-m", "unittest", "discover", "tests", cwd=project)
+    if package == "custom":  # test_bake.py runs the tests of a renamed project
+        python("-m", "unittest", "discover", "tests", cwd=project)
     flags = ["--config", "configs/own.yaml", "--gpu_ids", "-1", "--progress.epoch", "1"]
     python("train.py", *flags, cwd=project)
     assert (project / "experiments/own/checkpoints/final.pt").exists()

@@ -68,6 +68,7 @@ def launch(
         add_log("interrupted", "WARNING")
         sys.exit(130)
     if dist.is_initialized():
+        dist.barrier()  # so that no rank closes its connections while another still uses them
         dist.destroy_process_group()
 
 

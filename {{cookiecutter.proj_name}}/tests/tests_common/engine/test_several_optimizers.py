@@ -15,7 +15,6 @@ from common.schema import OptimizerConfig
 from common.seed import seed_everything
 from tests.tests_common.engine import toy
 
-
 NAMES = ("generator", "discriminator")
 
 
