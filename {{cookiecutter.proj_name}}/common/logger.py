@@ -9,7 +9,8 @@ from tqdm import tqdm
 from common.distributed import get_rank
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
+_FORMAT = "{time:HH:mm:ss} | {level: <7} | {message}"
+_FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
 
 
 def setup_logger(file: Path | None = None) -> None:
@@ -30,7 +31,7 @@ def setup_logger(file: Path | None = None) -> None:
         filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
     )
     if file is not None:
-        logger.add(file, level="DEBUG", format=_FORMAT)
+        logger.add(file, level="DEBUG", format=_FILE_FORMAT)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:

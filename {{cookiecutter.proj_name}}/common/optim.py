@@ -43,12 +43,16 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
         keys.setdefault("weight_decay", config.weight_decay)
     section, groups = {"type": config.type, **keys}, as_groups(parameters)
     try:
-        if "fused" in accepted and not {"fused", "foreach"} & keys.keys():
-            with suppress(RuntimeError):  # torch refuses this device or dtype
+        if "fused" in accepted and not {"fused", "foreach"} & keys.keys() and all(map(_can_be_fused, groups)):
+            with suppress(RuntimeError):  # this optimizer has no fused form on this device
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
         return OPTIMIZER_REGISTRY.build(section, where, groups)
     except (TypeError, RuntimeError) as error:
         raise UserError(f"{where}: {config.type}: {error}") from error
+
+
+def _can_be_fused(group: dict[str, Any]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in group["params"])
 
 
 def as_groups(parameters: Iterable) -> list[dict[str, Any]]:
@@ -82,6 +86,8 @@ def build_scheduler(
     for name in inspect.signature(cls).parameters:
         if name in _LENGTH_ARGUMENTS and section.get(name) is None:
             section[name] = max(1, total - config.warmup)
+    if cls is LRScheduler:
+        raise UserError(f"{where}.type: LRScheduler is the base class of schedules, choose one of them")
     if config.warmup and cls is ReduceLROnPlateau:
         raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set warmup to 0")
     try:

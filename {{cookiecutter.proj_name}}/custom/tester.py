@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -31,7 +31,7 @@ class CustomTester(BatchTester):
 
     def before_test_epoch(self) -> None:
         """Forget the samples of an earlier evaluation."""
-        self.samples: dict[bool, list[tuple[torch.Tensor, int, int]]] = {True: [], False: []}
+        self.samples: dict[bool, list[tuple[np.ndarray, int, int]]] = {True: [], False: []}
 
     def test_step(self, iteration: int, data_dict: dict) -> dict:
         """Return the logits of a batch, (batch, classes)."""
@@ -46,7 +46,7 @@ class CustomTester(BatchTester):
         guess, label = int(output_dict["logits"].argmax()), int(data_dict["label"])
         kept = self.samples[guess == label]
         if len(kept) < self.config.progress.max_samples_val:
-            kept.append((data_dict["image"].cpu(), guess, label))
+            kept.append((data_dict["image"][0].cpu().numpy(), guess, label))
 
     def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
         """Draw the samples that were kept."""
@@ -63,6 +63,6 @@ class CustomTester(BatchTester):
                 axis.set(xticks=[], yticks=[], frame_on=False)
             axes[0].set_ylabel(title)
             for axis, (image, guess, label) in zip(axes, self.samples[is_right], strict=False):
-                axis.imshow(image[0], cmap="gray_r")
+                axis.imshow(image, cmap="gray_r")
                 axis.set_title(f"{guess}" if is_right else f"{guess}, is {label}", fontsize=9)
         figure.savefig(self.folder / "predictions.png", dpi=150)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
 from common.distributed import get_world_size
+from common.engine.trainer_parts import TrainerParts
 from common.experiment import describe_device
 from common.logger import add_log
 
-if TYPE_CHECKING:
-    from common.engine.base_trainer import BaseTrainer
 
-
-def start_banner(trainer: BaseTrainer) -> None:
+def start_banner(trainer: TrainerParts) -> None:
     """Log device, precision, parameters, set sizes, the batch size that counts, and where results go."""
     config = trainer.config
     parameters = [parameter for model in trainer.models.values() for parameter in model.parameters()]
@@ -52,7 +49,7 @@ def batch_size_of(loader: DataLoader) -> int:
     return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
 
 
-def closing_summary(trainer: BaseTrainer, began: float) -> None:
+def closing_summary(trainer: TrainerParts, began: float) -> None:
     """Log the best result and its checkpoint, the time taken and where everything is.
 
     Args:

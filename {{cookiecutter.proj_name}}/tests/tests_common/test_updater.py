@@ -1,0 +1,69 @@
+"""One optimizer's step and what belongs to it."""
+
+import unittest
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+
+from common.schema import OptimizerConfig
+from common.updater import Updater
+
+
+class TestUpdater(unittest.TestCase):
+    """A linear model under SGD."""
+
+    def make(self, precision="fp32", only=False, **config):
+        torch.manual_seed(0)
+        self.model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        scheduler = StepLR(optimizer, 1)
+        updater = Updater(optimizer, scheduler, OptimizerConfig(**config), self.model, precision, only)
+        updater.start_epoch(0)
+        return updater
+
+    def test_a_step_drops_the_gradients(self):
+        updater = self.make()
+        before = self.model.weight.clone()
+        updater.backward(self.model.weight.sum())
+        updater.step()
+        torch.testing.assert_close(self.model.weight.detach(), before.detach() - 0.1)
+        self.assertIsNone(self.model.weight.grad)
+
+    def test_only_its_own_parameters(self):
+        updater, other = self.make(only=True), nn.Parameter(torch.ones(1))
+        updater.backward((self.model(torch.ones(1, 2)) * other).sum())
+        self.assertIsNone(other.grad)
+        self.assertIsNotNone(self.model.weight.grad)
+
+    def test_a_step_that_fp16_skips_moves_nothing(self):
+        updater = self.make(precision="fp16", ema_decay=0.9)
+        before, scale = self.model.weight.clone(), updater.scaler.get_scale()
+        updater.backward(self.model.weight.sum() * torch.inf)
+        updater.step()
+        updater.step_scheduler()
+        self.assertFalse(updater.stepped)
+        self.assertTrue(torch.equal(self.model.weight, before))
+        self.assertEqual((updater.ema.updates, updater.log_values()["learning_rate"]), (0, 0.1))
+        self.assertLess(updater.scaler.get_scale(), scale)
+        updater.backward(self.model.weight.sum())
+        updater.step()
+        updater.step_scheduler()
+        self.assertTrue(updater.stepped)
+        torch.testing.assert_close(self.model.weight.detach(), before.detach() - 0.1)
+        self.assertEqual(updater.ema.updates, 1)
+        self.assertAlmostEqual(updater.log_values()["learning_rate"], 0.01)
+
+    def test_limits_by_epoch(self):
+        updater = self.make(clip_gradients=1.0, clip_warmup=2, clip_gradients_warmup=0.5)
+        for epoch, limit in ((0, 1.0), (1, 1.0), (2, 0.5), (3, 0.5)):
+            updater.start_epoch(epoch)
+            before = self.model.weight.clone()
+            updater.backward(100 * self.model.weight[0, 0])
+            updater.step()
+            self.assertAlmostEqual((before - self.model.weight).norm().item(), 0.1 * limit, places=5)
+            self.assertAlmostEqual(updater.log_values()["grad_norm"], 100.0, places=3)
+
+    def test_parts(self):
+        self.assertEqual(set(self.make().parts()), {"optimizer", "scheduler"})
+        self.assertEqual(set(self.make("fp16", ema_decay=0.5).parts()), {"optimizer", "scheduler", "scaler", "ema"})
