@@ -1,0 +1,118 @@
+"""The order of samples: by seed, epoch and position alone."""
+
+import unittest
+from unittest import mock
+
+import torch
+
+from common.datasets import ArrayDataset, PositionedBatchSampler, make_loader
+
+
+def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
+    """Return each rank's batches of indices."""
+    ranks = []
+    for rank in range(world):
+        with (
+            mock.patch("common.datasets.loader.get_rank", lambda rank=rank: rank),
+            mock.patch("common.datasets.loader.get_world_size", lambda: world),
+        ):
+            sampler = PositionedBatchSampler(length, batch_size, **keys)
+            sampler.set_position(epoch, start)
+            ranks.append(list(sampler))
+    return ranks
+
+
+class TestOrder(unittest.TestCase):
+    """Training order."""
+
+    def test_a_new_permutation_every_epoch(self):
+        orders = [sum(batches(50, 7, shuffle=True, epoch=epoch)[0], []) for epoch in range(3)]
+        for order in orders:
+            self.assertEqual(sorted(order), list(range(50)))
+        self.assertEqual(len({tuple(order) for order in orders}), 3)
+        self.assertNotEqual(orders[0], sorted(orders[0]))
+
+    def test_by_seed(self):
+        one, same, other = (batches(50, 7, shuffle=True, seed=seed) for seed in (1, 1, 2))
+        self.assertEqual(one, same)
+        self.assertNotEqual(one, other)
+
+    def test_seed_and_epoch_are_told_apart(self):
+        self.assertNotEqual(
+            batches(50, 7, shuffle=True, seed=0, epoch=1), batches(50, 7, shuffle=True, seed=1, epoch=0)
+        )
+
+    def test_samples_of_a_step_do_not_depend_on_the_number_of_ranks(self):
+        whole = batches(48, 12, shuffle=True, even=True)[0]
+        for world in (2, 3, 4):
+            parts = batches(48, 12 // world, world, shuffle=True, even=True)
+            for step, expected in enumerate(whole):
+                self.assertEqual(sorted(sum((rank[step] for rank in parts), [])), sorted(expected))
+
+    def test_from_any_batch_on(self):
+        for start in range(9):
+            whole = batches(50, 7, shuffle=True, epoch=3)[0]
+            self.assertEqual(batches(50, 7, shuffle=True, epoch=3, start=start)[0], whole[start:])
+
+    def test_the_next_pass_begins_at_its_start(self):
+        sampler = PositionedBatchSampler(10, 3, shuffle=False)
+        sampler.set_position(0, 2)
+        self.assertEqual((len(list(sampler)), len(list(sampler))), (2, 4))
+
+
+class TestShares(unittest.TestCase):
+    """Ranks with more or fewer samples."""
+
+    def test_even_ranks_have_equal_counts_and_miss_nothing(self):
+        for length in range(1, 34):
+            for world in (1, 2, 3):
+                ranks = [sum(rank, []) for rank in batches(length, 4, world, shuffle=True, even=True)]
+                self.assertEqual({len(rank) for rank in ranks}, {-(-length // world)})
+                self.assertEqual(set(sum(ranks, [])), set(range(length)))
+
+    def test_otherwise_each_sample_comes_once(self):
+        for length in range(34):
+            for world in (1, 2, 3):
+                ranks = batches(length, 4, world, shuffle=False)
+                self.assertEqual(sorted(sum((sum(rank, []) for rank in ranks), [])), list(range(length)))
+
+    def test_sizes_are_known_in_advance(self):
+        for drop_last in (False, True):
+            sampler = PositionedBatchSampler(23, 5, shuffle=True, drop_last=drop_last)
+            sizes = [len(batch) for batch in sampler]
+            self.assertEqual(len(sampler), len(sizes))
+            self.assertEqual([sampler.size_at(i) for i in range(2 * len(sizes))], sizes * 2)
+
+
+class TestLoader(unittest.TestCase):
+    """Batches of data."""
+
+    def load(self, worker=0, training=True):
+        data = ArrayDataset("data", x=torch.arange(20.0).view(10, 2), y=torch.arange(10))
+        loader = make_loader(data, 4, worker=worker, training=training, seed=3)
+        result = []
+        for epoch in (0, 1):
+            loader.batch_sampler.set_position(epoch, 1)
+            result += [(batch["x"].tolist(), batch["y"].tolist()) for batch in loader]
+        return result
+
+    def test_workers_give_the_same_batches(self):
+        self.assertEqual(self.load(worker=2), self.load())
+
+    def test_in_order(self):
+        self.assertEqual([y for _, y in self.load(training=False)], [[4, 5, 6, 7], [8, 9]] * 2)
+
+    def test_single_samples_are_collated(self):
+        class Single(torch.utils.data.Dataset):
+            def __len__(self):
+                return 3
+
+            def __getitem__(self, index):
+                return {"x": torch.tensor([index]), "name": str(index)}
+
+        batch = next(iter(make_loader(Single(), 3)))
+        self.assertEqual((batch["x"].tolist(), batch["name"]), ([[0], [1], [2]], ["0", "1", "2"]))
+
+    def test_tensors_of_different_lengths(self):
+        with self.assertRaisesRegex(ValueError, "same number of samples, found {'x': 2, 'y': 3}"):
+            ArrayDataset("data", x=torch.ones(2), y=torch.ones(3))

@@ -1,0 +1,88 @@
+"""Config sections → loaders, losses, metrics."""
+
+import unittest
+
+import torch
+
+from common.build import build_loader, build_loss, build_metric, build_model
+from common.datasets import ArrayDataset
+from common.errors import UserError
+from common.registry import DATASET_REGISTRY
+from common.schema import DatasetConfig
+from tests.tests_common.engine import toy
+
+
+@DATASET_REGISTRY.register()
+class CountingDataset(ArrayDataset):
+    """The numbers from 0."""
+
+    def __init__(self, data_dir: str, samples: int = 10):
+        super().__init__(data_dir, x=torch.arange(samples))
+
+
+def load(split="train", batch_size=4, max_samples=None, **section):
+    """Return the loader of a counting set."""
+    section = {"type": "CountingDataset", **section}
+    config = toy.make_config(dataset=DatasetConfig(**{split: section}), batch_size=batch_size)
+    return build_loader(config, split, max_samples=max_samples)
+
+
+class TestLoaders(unittest.TestCase):
+    """build_loader."""
+
+    def test_training_is_shuffled_and_the_rest_in_order(self):
+        self.assertNotEqual(next(iter(load(samples=100, batch_size=100)))["x"].tolist(), list(range(100)))
+        self.assertEqual(next(iter(load("val", samples=100, batch_size=100)))["x"].tolist(), list(range(100)))
+
+    def test_a_sets_own_batch_size_comes_first(self):
+        self.assertEqual([len(batch["x"]) for batch in load("val")], [4, 4, 2])
+        config = toy.make_config(dataset=DatasetConfig(val={"type": "CountingDataset", "batch_size": 5}), batch_size=4)
+        self.assertEqual([len(batch["x"]) for batch in build_loader(config, "val")], [5, 5])
+
+    def test_at_most_so_many_samples(self):
+        self.assertEqual([batch["x"].tolist() for batch in load("eval", max_samples=5)], [[0, 1, 2, 3], [4]])
+        self.assertEqual(sum(len(batch["x"]) for batch in load("eval", max_samples=50)), 10)
+
+    def test_a_missing_section(self):
+        config = toy.make_config()
+        self.assertIsNone(build_loader(config, "val"))
+        with self.assertRaisesRegex(UserError, "dataset.train: expected a section"):
+            build_loader(config, "train")
+
+    def test_an_empty_set(self):
+        with self.assertRaisesRegex(UserError, "dataset.train: CountingDataset found no samples in data"):
+            load(samples=0)
+
+    def test_mistakes(self):
+        for keys, message in (
+            ({"samples": "many"}, "dataset.train: 'samples' must be of type int"),
+            ({"sample": 3}, "'sample'; the signature is CountingDataset"),
+            ({"worker": -1}, "dataset.train.worker: expected a whole number of at least 0, found -1"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                load(**keys)
+
+
+class TestTerms(unittest.TestCase):
+    """build_loss, build_metric and build_model."""
+
+    def test_losses(self):
+        section = {
+            "l1": {"type": "L1Loss", "input_name": ["y", "t"], "weight": 2.0},
+            "l2": {"type": "MSELoss", "input_name": ["y", "t"]},
+        }
+        result = build_loss(section)({"y": torch.tensor([3.0])}, {"t": torch.tensor([1.0])})
+        self.assertEqual([result[name].item() for name in ("l1", "l2", "sum")], [4.0, 4.0, 8.0])
+        self.assertEqual(section["l1"]["weight"], 2.0)
+
+    def test_mistakes(self):
+        for build, section, message in (
+            (build_loss, {}, "loss: expected at least one term"),
+            (build_loss, {"ce": 1}, "loss.ce: expected a section with a 'type', found 1"),
+            (build_loss, {"ce": {"type": "L1Loss", "weight": "big"}}, "loss.ce.weight: expected a number, found 'big'"),
+            (build_loss, {"ce": {"type": "L2Loss"}}, "loss.ce.type: unknown loss 'L2Loss', did you mean 'L1Loss'"),
+            (build_metric, {"acc": {"type": "Acc"}}, "metric.acc.type: unknown metric 'Acc'"),
+            (build_model, {"sizes": [1, 2]}, "model: expected a section with a 'type'"),
+        ):
+            with self.subTest(section=section), self.assertRaisesRegex(UserError, message):
+                build(section)

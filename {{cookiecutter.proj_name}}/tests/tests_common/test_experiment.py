@@ -1,0 +1,130 @@
+"""The folder of a run."""
+
+import os
+import subprocess
+import tempfile
+import unittest
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from common.config import load_config
+from common.errors import UserError
+from common.experiment import back_up, describe_environment, open_experiment, open_results
+from tests.tests_common.engine import toy
+
+
+class ExperimentTest(unittest.TestCase):
+    """Each test has a folder of experiments."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.root = Path(temporary.name)
+        config = toy.make_config(name="run")
+        self.config = replace(config, dir=replace(config.dir, expr_dir=str(self.root)))
+
+    def make(self, name="run", checkpoint=True):
+        folder = self.root / name / "checkpoints"
+        folder.mkdir(parents=True)
+        if checkpoint:
+            (folder / "latest.pt").touch()
+        return folder / "latest.pt"
+
+    def open(self, **changes):
+        progress = {key: changes.pop(key) for key in ("start_epoch",) if key in changes}
+        config = replace(self.config, **changes)
+        return open_experiment(replace(config, progress=replace(config.progress, **progress)))
+
+
+class TestOpen(ExperimentTest):
+    """New runs, and runs that go on."""
+
+    def test_a_new_one(self):
+        self.assertEqual(self.open(), (self.root / "run", None))
+        self.assertTrue((self.root / "run").is_dir())
+
+    def test_time_in_the_name(self):
+        folder, _ = self.open(name="a_{time}")
+        self.assertRegex(folder.name, r"^a_\d{8}-\d{6}$")
+
+    def test_an_existing_one_is_refused(self):
+        self.make()
+        with self.assertRaisesRegex(UserError, "not overwritten: .*--resume .*--name.*{time}"):
+            self.open()
+
+    def test_what_failed_before_its_first_result_is_no_experiment(self):
+        folder = self.root / "run"
+        (folder / "event").mkdir(parents=True)
+        for name in ("train.log", "cfg_backup.yaml", "environment.txt", "job.sh"):
+            (folder / name).write_text("text")
+        (folder / "metrics.jsonl").touch()
+        self.assertEqual(self.open(), (folder, None))
+        (folder / "metrics.jsonl").write_text("{}\n")
+        with self.assertRaises(UserError):
+            self.open()
+
+    def test_goes_on_in_place_whatever_the_name(self):
+        latest = self.make("old")
+        for given in (latest, latest.parent, latest.parent.parent):
+            self.assertEqual(self.open(resume=str(given)), (self.root / "old", latest))
+
+    def test_fine_tuning_is_a_new_experiment(self):
+        latest = self.make("old")
+        self.assertEqual(self.open(resume=str(latest), start_epoch=0), (self.root / "run", latest))
+
+    def test_auto(self):
+        self.assertEqual(self.open(resume="auto"), (self.root / "run", None))
+        latest = self.make()
+        self.assertEqual(self.open(resume="auto"), (self.root / "run", latest))
+
+    def test_nothing_to_go_on_from(self):
+        self.make("old", checkpoint=False)
+        for given, message in (
+            (self.root / "old", "found no latest.pt"),
+            (self.root / "none", "no such file or folder"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                self.open(resume=str(given))
+        self.assertFalse((self.root / "run").exists())
+
+    def test_results(self):
+        latest = self.make("old")
+        config = replace(self.config, model_pt=str(self.root / "old"))
+        config = replace(config, dir=replace(config.dir, eval_dir=f"{self.root}/results/{{name}}"))
+        self.assertEqual(open_results(config), (self.root / "results" / "run", latest))
+        with self.assertRaisesRegex(UserError, "--model_pt: expected the checkpoint"):
+            open_results(self.config)
+
+
+class TestBackUp(ExperimentTest):
+    """What it takes to repeat a run."""
+
+    def test_config_reads_back(self):
+        back_up(self.config, self.root / "run", torch.device("cpu"))
+        self.assertEqual(load_config(["--config", str(self.root / "run" / "cfg_backup.yaml")]), self.config)
+
+    def test_a_run_that_went_on_is_repeated_from_its_start(self):
+        back_up(replace(self.config, resume="somewhere"), self.root / "run", torch.device("cpu"))
+        self.assertIsNone(load_config(["--config", str(self.root / "run" / "cfg_backup.yaml")]).resume)
+
+    def test_job_with_a_difficult_name(self):
+        folder = self.root / "a 'b' $(c)"
+        back_up(self.config, folder, torch.device("cpu"))
+        python = self.root / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+        python.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        job = ["sh", str(folder / "job.sh"), "--more", "x y"]
+        said = subprocess.run(job, env=environment, capture_output=True, text=True, cwd="/").stdout.splitlines()
+        self.assertEqual(
+            said[1:], ["--config", f"{folder}/cfg_backup.yaml", "--name", f"{folder.name}_replicate", "--more", "x y"]
+        )
+
+    def test_environment(self):
+        text = describe_environment(torch.device("cpu"))
+        self.assertIn(f"torch {torch.__version__.split('+')[0]}", text)
+        self.assertIn("device cpu", text)
+        self.assertRegex(text, r"git commit (none|[0-9a-f]{40})\n")
