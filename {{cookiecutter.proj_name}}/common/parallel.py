@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +21,14 @@ def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+
+def sync_buffers(models: Iterable[nn.Module]) -> None:
+    """Give every rank the buffers of rank 0, such as batch-norm's statistics, which each rank moves on its own."""
+    if is_distributed():
+        for model in models:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
 
 def set_gradient_sync(models: Iterable[nn.Module], sync: bool) -> None:

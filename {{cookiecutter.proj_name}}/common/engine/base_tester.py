@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -56,14 +57,12 @@ class BaseTester(ABC):
             UserError: No checkpoint, or its weights do not fit the model.
         """
         weights, model = read_weights(path), self.model
-        shapes = {key: tuple(value.shape) for key, value in weights.items()}
-        for key, value in model.state_dict().items():
-            if shapes.get(key) != tuple(value.shape):
-                found = shapes.get(key, "nothing")
-                raise UserError(
-                    f"{path}: does not fit {type(model).__name__}: '{key}' is {tuple(value.shape)}, found {found}"
-                )
-        model.load_state_dict(weights, strict=False)
+        expected, found = shapes_of(model.state_dict()), shapes_of(weights)
+        for key in {**expected, **found}:
+            if expected.get(key) != found.get(key):
+                shapes = f"expected {expected.get(key, 'no such key')}, found {found.get(key, 'no such key')}"
+                raise UserError(f"{path}: does not fit {type(model).__name__}: '{key}': {shapes}")
+        model.load_state_dict(weights)
 
     def before_test_epoch(self) -> None:
         """Before the test."""
@@ -128,3 +127,8 @@ class BaseTester(ABC):
             add_log(f"eval | {name} {value:.4f}")
         (self.folder / "summary.json").write_text(json.dumps(summary_dict, indent=2) + "\n", encoding="utf-8")
         add_log(f"eval | written to {self.folder}")
+
+
+def shapes_of(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight."""
+    return {key: tuple(value.shape) for key, value in weights.items()}

@@ -21,7 +21,7 @@ from common.engine.trainer_parts import MAIN, TrainerParts, part_name
 from common.errors import UserError, nearest
 from common.logger import add_log
 from common.meters import Meters
-from common.parallel import set_gradient_sync
+from common.parallel import set_gradient_sync, sync_buffers
 
 
 class BaseTrainer(TrainerParts):
@@ -250,6 +250,7 @@ class BaseTrainer(TrainerParts):
     def _evaluating(self) -> Iterator[None]:
         """Take the models out of their wrappers, and give them their averaged weights where there are such."""
         averages = [updater.ema for updater in self._updaters.values() if updater.ema]
+        sync_buffers(self._bare.values())
         training, self.models = self.models, self._val_models
         try:
             with evaluating(self._bare.values(), averages):

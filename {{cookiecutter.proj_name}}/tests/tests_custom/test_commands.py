@@ -121,7 +121,7 @@ class TestEvaluation(CommandsTest):
         self.train("--progress.epoch", "1", "--model.width", "4")
         console = self.evaluate("--model_pt", str(self.folder / "digits"), expect=2)
         self.assertRegex(
-            console, r"does not fit DigitsModel: 'features.0.weight' is \(16, 1, 3, 3\), found \(4, 1, 3, 3\)"
+            console, r"does not fit DigitsModel: 'features.0.weight': expected \(16, 1, 3, 3\), found \(4, 1, 3, 3\)"
         )
 
     def test_no_checkpoint(self):
