@@ -121,46 +121,60 @@ class TrainerParts(TrainerHooks):
 
     def _prepare(self) -> None:
         """Bind everything that the loop needs, once, and take over the checkpoint."""
-        config, device = self.config, self.device
+        config, folder, checkpoint = self.config, self.session.folder, self.session.checkpoint
         self._check_registered()
+        if checkpoint and config.progress.start_epoch == 0:
+            self._take_weights(checkpoint)
+        self._wrap_models()
+        self._make_updaters()
+        self._bind_steps()
+        self._checkpointer = Checkpointer(folder / "checkpoints", self._parts(), config.checkpoint.keep_last)
+        if checkpoint and config.progress.start_epoch < 0:
+            self._checkpointer.load(checkpoint)
+            add_log(f"going on from {checkpoint}")
+        back_up(config, folder, self.device)
+        self._monitor = open_monitor(folder)
+        self._progress = Progress(config.progress.epoch * self.iterations_per_epoch, self.total_iterations)
+        self._advance_bar = self._progress.update
+        self._validated_at, self._saved_at, self._window_end = -1, time.monotonic(), self.total_iterations
+
+    def _take_weights(self, checkpoint: Path) -> None:
+        """Take over the weights of a checkpoint, as far as they fit, and report the others."""
+        for name, model in self.models.items():
+            weights = read_weights(checkpoint, part_name("model", name))
+            for line in load_matching(model, weights, str(checkpoint)):
+                add_log(line, "WARNING")
+        add_log(f"fine-tuning from the weights of {checkpoint}")
+
+    def _wrap_models(self) -> None:
+        """Spread the models over the processes, and compile them for training and for validation."""
         self._bare = self.models
-        spread = {name: parallelize(model, device) for name, model in self._bare.items()}
+        spread = {name: parallelize(model, self.device) for name, model in self._bare.items()}
         self._spread = list(spread.values())
-        compiled = torch.compile if config.trainer.compile else lambda model: model
+        compiled = torch.compile if self.config.trainer.compile else lambda model: model
         self._val_models = {name: compiled(model) for name, model in self._bare.items()}
         self.models = {
             name: self._val_models[name] if model is self._bare[name] else compiled(model)
             for name, model in spread.items()
         }
-        self._syncs_by_hand = is_distributed() and config.trainer.accumulate > 1
-        several = len(self.optimizers) > 1
+        self._syncs_by_hand = is_distributed() and self.config.trainer.accumulate > 1
+
+    def _make_updaters(self) -> None:
+        """Join each optimizer with its schedule, its config section and its model."""
+        precision, several = self.config.trainer.precision, len(self.optimizers) > 1
         self._updaters = {
             name: Updater(
-                optimizer,
-                self.schedulers.get(name),
-                self.optim_config(name),
-                self._bare[name],
-                config.trainer.precision,
-                only=several,
+                optimizer, self.schedulers.get(name), self.optim_config(name), self._bare[name], precision, only=several
             )
             for name, optimizer in self.optimizers.items()
         }
-        self._bind_steps()
-        self._checkpointer = Checkpointer(
-            self.session.folder / "checkpoints", self._parts(), self.config.checkpoint.keep_last
-        )
-        self._start_from(self.session.checkpoint)
-        back_up(config, self.session.folder, device)
-        self._monitor = open_monitor(self.session.folder)
-        self._validated_at, self._saved_at, self._window_end = -1, time.monotonic(), self.total_iterations
-        self._progress = Progress(config.progress.epoch * self.iterations_per_epoch, self.total_iterations)
-        self._advance_bar, self._log_every = self._progress.update, config.progress.iter_loss
-        self._draw_every = config.progress.epoch_save_progress if config.progress.save_progress else 0
-        self._size_at = find_size_at(self.train_loader)
 
     def _bind_steps(self) -> None:
         """Look up the steps and those hooks that are overridden, so that the others cost nothing."""
-        precision, debug = self.config.trainer.precision, self.config.debug
+        precision, debug, progress = self.config.trainer.precision, self.config.debug, self.config.progress
+        self._log_every = progress.iter_loss
+        self._draw_every = progress.epoch_save_progress if progress.save_progress else 0
+        self._size_at = find_size_at(self.train_loader)
         self._train_step = in_precision(self.train_step, self.device, precision)
         self._val_step = in_precision(self.val_step, self.device, precision)
         for name in ("before_train_step", "after_backward", "after_train_step"):
@@ -190,10 +204,8 @@ class TrainerParts(TrainerHooks):
         """Refuse a ReduceLROnPlateau that has nothing to watch, or watches it upside down."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             return
-        where, checkpoint = (
-            "optim.lr_scheduler" if name == MAIN else f"optim.named.{name}.lr_scheduler",
-            self.config.checkpoint,
-        )
+        where = "optim.lr_scheduler" if name == MAIN else f"optim.named.{name}.lr_scheduler"
+        checkpoint = self.config.checkpoint
         if checkpoint.best_metric is None or self.val_loader is None:
             raise UserError(f"{where}: ReduceLROnPlateau needs checkpoint.best_metric and dataset.val")
         mode = "max" if checkpoint.best_larger else "min"
@@ -216,25 +228,12 @@ class TrainerParts(TrainerHooks):
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
-    def _start_from(self, checkpoint: Path | None) -> None:
-        """Go on from a checkpoint, or with ``progress.start_epoch: 0`` take its weights alone."""
-        if checkpoint is None:
-            return
-        if self.config.progress.start_epoch < 0:
-            self._checkpointer.load(checkpoint)
-            add_log(f"going on from {checkpoint}")
-            return
-        for name, model in self._bare.items():
-            weights = read_weights(checkpoint, part_name("model", name))
-            for line in load_matching(model, weights, str(checkpoint)):
-                add_log(line, "WARNING")
-        add_log(f"fine-tuning from the weights of {checkpoint}")
-
     # Looking for a fault.
 
     def _inspect_gradients(self, epoch: int, iteration: int, *dicts: dict) -> None:
         parameters = [(name, p) for model in self._bare.values() for name, p in model.named_parameters()]
-        if self.config.debug.print_all_grad and (self.total_iterations + 1) % self.config.progress.iter_loss == 0:
+        logged = self._log_every and (self.total_iterations + 1) % self._log_every == 0
+        if self.config.debug.print_all_grad and logged:
             add_log(f"epoch {epoch} iteration {iteration + 1}\n{gradient_table(parameters)}")
         if self.config.debug.debug_mode:
             check_gradients(parameters)

@@ -106,14 +106,14 @@ class TestResume(unittest.TestCase):
 class TestFineTune(unittest.TestCase):
     """progress.start_epoch 0: the weights alone."""
 
-    def fine_tune(self, change=lambda state: None) -> toy.ToyEpochTrainer:
+    def fine_tune(self, change=lambda state: None, **optim) -> toy.ToyEpochTrainer:
         first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
         first.run()
         path = first.session.folder / "checkpoints" / "final.pt"
         state = read_checkpoint(path)
         change(state)
         torch.save(state, path)
-        config: Config = toy.make_config(progress={"start_epoch": 0})
+        config: Config = toy.make_config(None, optim, progress={"start_epoch": 0})
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self, path), seed=5)
         trainer._prepare()
         self.first = first
@@ -123,6 +123,13 @@ class TestFineTune(unittest.TestCase):
         trainer = self.fine_tune()
         self.assertTrue(torch.equal(toy.weights_of(trainer), toy.weights_of(self.first)))
         self.assertEqual((trainer.epoch, trainer.total_iterations), (0, 0))
+
+    def test_the_average_begins_with_the_weights(self):
+        trainer = self.fine_tune(ema_decay=0.9)
+        average = torch.cat(
+            [value.flatten() for value in trainer._updaters["main"].ema.state_dict()["weights"].values()]
+        )
+        self.assertTrue(torch.equal(average, toy.weights_of(self.first)))
 
     def test_reports_each_key_that_does_not_fit(self):
         from loguru import logger
