@@ -100,7 +100,7 @@ class TestWaysOut(unittest.TestCase):
     def test_a_users_mistake(self):
         left, said, log = self.leave_by(UserError("model: wrong"))
         self.assertEqual((type(left), left.code), (SystemExit, 2))
-        self.assertRegex(said, r"^\S+: error: model: wrong\n$")
+        self.assertRegex(said, r"^.+: error: model: wrong\n$")
         self.assertIn("Traceback", log)
 
     def test_an_interruption(self):

@@ -32,7 +32,7 @@ class TestMonitor(unittest.TestCase):
         events = self.read()
         self.assertEqual([(e.step, e.value) for e in events.Scalars("train/loss")], [(1, 0.25), (2, 0.5)])
         self.assertEqual(set(events.Tags()["scalars"]), {"train/loss", "train/learning_rate"})
-        lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").open()]
+        lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual(
             [(line["split"], line["step"], line["loss"]) for line in lines], [("train", 1, 0.25), ("train", 2, 0.5)]
         )

@@ -35,7 +35,7 @@ class CommandsTest(unittest.TestCase):
         return self.run_command(*command, "--dir.expr_dir", str(self.folder), *flags, expect=expect)
 
     def metrics(self, name="digits"):
-        return [json.loads(line) for line in (self.folder / name / "metrics.jsonl").open()]
+        return [json.loads(line) for line in (self.folder / name / "metrics.jsonl").read_text().splitlines()]
 
 
 class TestTraining(CommandsTest):

@@ -64,7 +64,7 @@ class TestTwoProcesses(unittest.TestCase):
         folder, console = self.train("toy")
         self.assertEqual(console.count("epoch 1 | val |"), 1)
         self.assertEqual(len(list((folder / "event").iterdir())), 1)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         # 27 samples in batches of 2 on each of 2 ranks make 7 iterations.
         self.assertEqual([line["step"] for line in lines if line["split"] == "train"], list(range(1, 15)))
         self.assertEqual(sorted(read_checkpoint(folder / "checkpoints" / "final.pt")["random"]), [0, 1])

@@ -99,7 +99,7 @@ class TestResume(unittest.TestCase):
         folder = first.session.folder
         session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
         toy.ToyEpochTrainer(toy.make_config(progress={"epoch": 3}), session).run()
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["epoch"] for line in lines if line["split"] == "val"], [0, 1, 2])
 
 

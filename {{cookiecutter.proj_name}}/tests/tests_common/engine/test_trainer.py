@@ -139,7 +139,7 @@ class TestSelection(unittest.TestCase):
         config = toy.make_config({"accumulate": 3}, None, progress, batch_size=2)
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
         trainer.run()
-        lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").open()]
+        lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").read_text().splitlines()]
         # 12 iterations in windows of 3: a multiple of 4 is acted upon when its window closes.
         self.assertEqual([line["step"] for line in lines if line["split"] == "val"], [6, 9, 12])
         files = {path.name for path in (trainer.session.folder / "checkpoints").glob("iter_*")}
@@ -237,7 +237,7 @@ class TestParameterGroups(unittest.TestCase):
         trainer.run()
         self.assertTrue(torch.equal(trainer.model[0].weight, first))
         self.assertFalse(torch.equal(trainer.model[2].weight, second))
-        lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").open()]
+        lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual((lines[0]["learning_rate"], lines[0]["learning_rate_1"]), (0.0, 0.1))
 
 
