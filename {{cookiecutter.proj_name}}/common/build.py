@@ -11,8 +11,12 @@ from common.datasets import make_loader
 from common.errors import UserError
 from common.losses import LossSet
 from common.metrics import MetricSet
-from common.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from common.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, import_modules
 from common.schema import Config, Section
+
+# What the engine itself offers by name; your package's folders do the same.
+for _package in ("common.datasets", "common.losses", "common.metrics", "common.models"):
+    import_modules(_package)
 
 
 def build_model(section: Section, where: str = "model") -> nn.Module:

@@ -76,7 +76,9 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     repeated = replace(config, resume=None) if in_place else config
     (folder / "cfg_backup.yaml").write_text(dump_config(repeated), encoding="utf-8")
     (folder / "environment.txt").write_text(describe_environment(device), encoding="utf-8")
-    (folder / "job.sh").write_text(_job_script(folder), encoding="utf-8")
+    root = Path(config.dir.expr_dir)
+    name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
+    (folder / "job.sh").write_text(_job_script(folder, f"{name}_replicate"), encoding="utf-8")
 
 
 def describe_environment(device: torch.device) -> str:
@@ -105,12 +107,12 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
-def _job_script(folder: Path) -> str:
-    """Return a script that repeats the run as ``<name>_replicate``, with the same launcher and processes."""
+def _job_script(folder: Path, name: str) -> str:
+    """Return a script that repeats the run under another name, with the same launcher and processes."""
     python = "python"
     if get_world_size() > 1:
         python = f"torchrun --standalone --nproc_per_node {get_world_size()}"
-    config, name = shlex.quote(str(folder.absolute() / "cfg_backup.yaml")), shlex.quote(f"{folder.name}_replicate")
+    config, name = shlex.quote(str(folder.absolute() / "cfg_backup.yaml")), shlex.quote(name)
     return (
         "#!/bin/sh\n"
         "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"

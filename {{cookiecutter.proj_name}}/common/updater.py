@@ -44,6 +44,7 @@ class Updater:
         self._config = config
         self._inputs = self.parameters if only else None
         self._clip_limit = 0.0
+        self._unscaled = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -51,16 +52,19 @@ class Updater:
         late = 0 <= config.clip_warmup <= epoch
         self._clip_limit = config.clip_gradients_warmup if late else config.clip_gradients
 
-    def backward(self, loss: torch.Tensor, retain_graph: bool = False) -> None:
-        """Add the gradients of a loss (one element) to those of this window."""
-        if self.scaler is not None:
-            loss = self.scaler.scale(loss)
-        loss.backward(inputs=self._inputs, retain_graph=retain_graph)
+    def backward(self, loss: torch.Tensor, closes_window: bool = True, retain_graph: bool = False) -> None:
+        """Add the gradients of a loss (one element) to those of this window, whose close rids them of fp16's scale."""
+        if self.scaler is None:
+            loss.backward(inputs=self._inputs, retain_graph=retain_graph)
+            return
+        self.scaler.scale(loss).backward(inputs=self._inputs, retain_graph=retain_graph)
+        if closes_window:
+            self._unscale()
 
     def step(self) -> None:
         """Clip, step, average, and drop the gradients. ``stepped`` tells whether fp16's scaler let the step pass."""
         if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
+            self._unscale()
         if self._clip_limit:
             self._clip([p.grad for p in self.parameters if p.grad is not None])
         if self.scaler is None:
@@ -105,8 +109,17 @@ class Updater:
         else:
             clip_gradients_by_value(gradients, self._clip_limit)
 
+    def _unscale(self) -> None:
+        """Divide the gradients by the scaler's scale, once a window."""
+        if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
+            self.scaler.unscale_(self.optimizer)
+            self._unscaled = True
+
     def _scaled_step(self) -> None:
-        scale = self.scaler.get_scale()
+        self.stepped = False
+        if not self._unscaled:  # no loss came in this window
+            return
+        scale, self._unscaled = self.scaler.get_scale(), False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # The scaler lowers its scale exactly when it met a value that is not finite; it then left the weights alone.

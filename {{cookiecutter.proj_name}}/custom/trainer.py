@@ -25,7 +25,7 @@ class CustomTrainer(BaseTrainer):
         self.register_scheduler(build_scheduler(config.optim, self.optimizer, self.schedule_length))
         self.loss = build_loss(config.loss).to(self.device)
         self.register_metric(build_metric(config.metric))
-        if config.dataset.eval:
+        if config.dataset.eval and (config.progress.epoch_eval or config.progress.init_eval):
             self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
 
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:

@@ -88,7 +88,7 @@ class BaseTrainer(TrainerParts):
         if self._before_train_step:
             self._before_train_step(epoch, iteration, data_dict)
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
-        self._backward(result_dict, share)
+        self._backward(result_dict, share, closes_window)
         if self._after_backward:
             self._after_backward(epoch, iteration, data_dict, output_dict, result_dict)
         if closes_window:
@@ -110,6 +110,11 @@ class BaseTrainer(TrainerParts):
         endpoints.clear()
         if self._advance_bar:
             self._advance_bar()
+
+    @property
+    @abstractmethod
+    def schedule_length(self) -> int:
+        """Steps of the schedule over the whole run, for ``build_scheduler``."""
 
     @abstractmethod
     def _open_batches(self) -> Iterator[dict]:
@@ -145,7 +150,7 @@ class BaseTrainer(TrainerParts):
         """Return how many samples a batch of this epoch holds; 1, and so all alike, if the loader cannot tell."""
         return self._size_at(self._batch_position(iteration)) if self._size_at else 1
 
-    def _backward(self, result_dict: dict, share: float | None) -> None:
+    def _backward(self, result_dict: dict, share: float | None, closes_window: bool) -> None:
         """Differentiate the loss, or with several optimizers each one's own."""
         if "loss" not in result_dict:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
@@ -158,7 +163,7 @@ class BaseTrainer(TrainerParts):
         for i, (name, loss) in enumerate(losses.items()):
             if name not in self._updaters:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self._updaters)}")
-            self._updaters[name].backward(loss if share is None else loss * share, retain_graph=i < last)
+            self._updaters[name].backward(loss if share is None else loss * share, closes_window, i < last)
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
         values = self.meters.flush()

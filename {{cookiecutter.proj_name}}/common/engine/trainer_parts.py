@@ -235,7 +235,8 @@ class TrainerParts(TrainerHooks):
         logged = self._log_every and (self.total_iterations + 1) % self._log_every == 0
         if self.config.debug.print_all_grad and logged:
             add_log(f"epoch {epoch} iteration {iteration + 1}\n{gradient_table(parameters)}")
-        if self.config.debug.debug_mode:
+        # In fp16 an overflow is part of the method: the scaler skips that step and lowers its scale.
+        if self.config.debug.debug_mode and self.config.trainer.precision != "fp16":
             check_gradients(parameters)
         self.after_backward(epoch, iteration, *dicts)
 

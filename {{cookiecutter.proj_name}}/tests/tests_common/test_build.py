@@ -75,6 +75,9 @@ class TestTerms(unittest.TestCase):
         self.assertEqual([result[name].item() for name in ("l1", "l2", "sum")], [4.0, 4.0, 8.0])
         self.assertEqual(section["l1"]["weight"], 2.0)
 
+    def test_the_engines_own_models(self):
+        self.assertEqual(build_model({"type": "MLP", "sizes": [4, 2]})(torch.zeros(3, 4)).shape, (3, 2))
+
     def test_mistakes(self):
         for build, section, message in (
             (build_loss, {}, "loss: expected at least one term"),

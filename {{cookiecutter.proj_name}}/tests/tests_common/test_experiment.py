@@ -123,6 +123,10 @@ class TestBackUp(ExperimentTest):
             said[1:], ["--config", f"{folder}/cfg_backup.yaml", "--name", f"{folder.name}_replicate", "--more", "x y"]
         )
 
+    def test_job_of_a_nested_name(self):
+        back_up(self.config, self.root / "mlp" / "run1", torch.device("cpu"))
+        self.assertIn("--name mlp/run1_replicate ", (self.root / "mlp" / "run1" / "job.sh").read_text())
+
     def test_environment(self):
         text = describe_environment(torch.device("cpu"))
         self.assertIn(f"torch {torch.__version__.split('+')[0]}", text)

@@ -54,6 +54,20 @@ class TestUpdater(unittest.TestCase):
         self.assertEqual(updater.ema.updates, 1)
         self.assertAlmostEqual(updater.log_values()["learning_rate"], 0.01)
 
+    def test_fp16_gradients_are_true_to_size_before_the_step(self):
+        updater = self.make(precision="fp16", clip_gradients=0.5)
+        for closes_window in (False, True):
+            updater.backward(self.model.weight.sum(), closes_window)
+        self.assertEqual(self.model.weight.grad.tolist(), [[2.0, 2.0]])
+        before = self.model.weight.clone()
+        updater.step()
+        self.assertAlmostEqual((before - self.model.weight).norm().item(), 0.1 * 0.5, places=5)
+
+    def test_fp16_without_a_loss_in_a_window(self):
+        updater = self.make(precision="fp16")
+        updater.step()
+        self.assertFalse(updater.stepped)
+
     def test_limits_by_epoch(self):
         updater = self.make(clip_gradients=1.0, clip_warmup=2, clip_gradients_warmup=0.5)
         for epoch, limit in ((0, 1.0), (1, 1.0), (2, 0.5), (3, 0.5)):
