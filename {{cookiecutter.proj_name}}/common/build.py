@@ -31,7 +31,7 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
 def build_loader(
     config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None
 ) -> DataLoader | None:
-    """Build a data set and its loader from ``dataset.<split>``; None where that section is missing.
+    """Build a data set and its loader from ``dataset.<split>``; None where there is no ``dataset.val``.
 
     Args:
         config: The whole config.
@@ -44,9 +44,9 @@ def build_loader(
     """
     where, section = f"dataset.{split}", getattr(config.dataset, split)
     if section is None:
-        if split == "train":
-            raise UserError(f"{where}: expected a section with a 'type', found nothing")
-        return None
+        if split == "val":
+            return None
+        raise UserError(f"{where}: expected a section with a 'type', found nothing")
     section = dict(section)
     batch_size, worker = section.pop("batch_size", config.batch_size), section.pop("worker", config.worker)
     for name, value, least in (("batch_size", batch_size, 1), ("worker", worker, 0)):

@@ -57,16 +57,16 @@ class Registry:
             where: The config key that asked, for the message.
 
         Raises:
-            UserError: No such name; the message gives the nearest, or all that are known.
+            UserError: No such name; the message gives the nearest, and all that are known.
         """
         if name in self._classes:
             return self._classes[name]
         theirs = self._fallback_classes()
         if name in theirs:
             return theirs[name]
-        raise UserError(
-            f"{where or self.kind}: unknown {self.kind} '{name}', {nearest(name, {*theirs, *self._classes})}"
-        )
+        hint, known = nearest(name, {*theirs, *self._classes}), ", ".join(sorted({*theirs, *self._classes}))
+        hint = hint if hint.startswith("known") else f"{hint} Known: {known}"
+        raise UserError(f"{where or self.kind}: unknown {self.kind} '{name}', {hint}")
 
     def build(self, section: dict[str, Any], where: str, *args: Any, **extra: Any) -> Any:
         """Call the class that ``section["type"]`` names with the section's other keys.
