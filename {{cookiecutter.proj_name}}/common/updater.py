@@ -44,7 +44,7 @@ class Updater:
         self._config = config
         self._inputs = self.parameters if only else None
         self._clip_limit = 0.0
-        self._unscaled = False
+        self._unscaled = self._moved = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -59,28 +59,36 @@ class Updater:
             return
         self.scaler.scale(loss).backward(inputs=self._inputs, retain_graph=retain_graph)
         if closes_window:
-            self._unscale()
+            self._unscale(self.scaler)
 
     def step(self) -> None:
-        """Clip, step, average, and drop the gradients. ``stepped`` tells whether fp16's scaler let the step pass."""
+        """Clip, step, average, and drop the gradients.
+
+        ``stepped`` tells whether the weights moved: not where no loss came in this window or fp16's scaler skipped it.
+        """
+        self.stepped = self._has_gradients()
+        if not self.stepped:
+            return
         if self.scaler is not None:
-            self._unscale()
+            self._unscale(self.scaler)
         if self._clip_limit:
             self._clip([p.grad for p in self.parameters if p.grad is not None])
         if self.scaler is None:
             self.optimizer.step()
-            self.stepped = True
         else:
-            self._scaled_step()
-        if self.ema is not None and self.stepped:
-            self.ema.update()
+            self.stepped = self._scaled_step(self.scaler)
+        if self.stepped:
+            self._moved = True
+            if self.ema is not None:
+                self.ema.update()
         for parameter in self.parameters:
             parameter.grad = None
 
     def step_scheduler(self) -> None:
-        """Advance the schedule by one, unless the step before it was skipped or it waits for a validation."""
-        if self.stepped and self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
+        """Advance the schedule by one, unless no step was made since the last time, or it waits for a validation."""
+        if self._moved and self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
+        self._moved = False
 
     def step_plateau(self, score: float | None) -> None:
         """Show a ReduceLROnPlateau the validation result that it watches."""
@@ -109,18 +117,19 @@ class Updater:
         else:
             clip_gradients_by_value(gradients, self._clip_limit)
 
-    def _unscale(self) -> None:
+    def _has_gradients(self) -> bool:
+        return any(parameter.grad is not None for parameter in self.parameters)
+
+    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
         """Divide the gradients by the scaler's scale, once a window."""
-        if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
-            self.scaler.unscale_(self.optimizer)
+        if not self._unscaled and self._has_gradients():
+            scaler.unscale_(self.optimizer)
             self._unscaled = True
 
-    def _scaled_step(self) -> None:
-        self.stepped = False
-        if not self._unscaled:  # no loss came in this window
-            return
-        scale, self._unscaled = self.scaler.get_scale(), False
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+    def _scaled_step(self, scaler: torch.amp.GradScaler) -> bool:
+        """Step unless a gradient overflowed, and return whether that was so."""
+        scale, self._unscaled = scaler.get_scale(), False
+        scaler.step(self.optimizer)
+        scaler.update()
         # The scaler lowers its scale exactly when it met a value that is not finite; it then left the weights alone.
-        self.stepped = self.scaler.get_scale() >= scale
+        return scaler.get_scale() >= scale

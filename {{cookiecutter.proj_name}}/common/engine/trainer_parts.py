@@ -51,6 +51,8 @@ class TrainerParts(TrainerHooks):
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
+        self.train_loader: DataLoader
+        self.val_loader: DataLoader | None = None
         self.models: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.schedulers: dict[str, Scheduler] = {}
@@ -188,8 +190,8 @@ class TrainerParts(TrainerHooks):
             self._iterate = self._run_iteration_or_dump
 
     def _check_registered(self) -> None:
-        if not self.models or not self.optimizers:
-            raise UserError(f"{type(self).__name__}: register a model and an optimizer before run()")
+        if not self.models or not self.optimizers or not hasattr(self, "train_loader"):
+            raise UserError(f"{type(self).__name__}: register a model, an optimizer and a loader before run()")
         for name in self.optimizers:
             if name not in self.models:
                 raise UserError(f"{type(self).__name__}: optimizer '{name}' has no model, {nearest(name, self.models)}")

@@ -63,10 +63,22 @@ class TestUpdater(unittest.TestCase):
         updater.step()
         self.assertAlmostEqual((before - self.model.weight).norm().item(), 0.1 * 0.5, places=5)
 
-    def test_fp16_without_a_loss_in_a_window(self):
-        updater = self.make(precision="fp16")
+    def test_a_window_without_a_loss_moves_nothing(self):
+        for precision in ("fp32", "fp16"):
+            updater = self.make(precision, ema_decay=0.9)
+            updater.step()
+            updater.step_scheduler()
+            self.assertFalse(updater.stepped)
+            self.assertEqual((updater.ema.updates, updater.log_values()["learning_rate"]), (0, 0.1))
+
+    def test_an_epoch_with_any_step_moves_the_schedule_once(self):
+        updater = self.make()
+        updater.backward(self.model.weight.sum())
         updater.step()
-        self.assertFalse(updater.stepped)
+        updater.step()  # the last window of the epoch has no loss
+        for _ in range(2):
+            updater.step_scheduler()
+        self.assertAlmostEqual(updater.log_values()["learning_rate"], 0.01)
 
     def test_limits_by_epoch(self):
         updater = self.make(clip_gradients=1.0, clip_warmup=2, clip_gradients_warmup=0.5)
