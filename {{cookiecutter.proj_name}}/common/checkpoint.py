@@ -92,6 +92,8 @@ def write_durably(state: dict[str, Any], path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened, nor need it be
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
