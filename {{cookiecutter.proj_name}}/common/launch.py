@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from common.distributed import broadcast, get_rank
+from common.distributed import barrier, broadcast, get_rank
 from common.errors import UserError
 from common.experiment import open_experiment
 from common.logger import add_log, setup_logger
@@ -68,7 +68,7 @@ def launch(
         add_log("interrupted", "WARNING")
         sys.exit(130)
     if dist.is_initialized():
-        dist.barrier()  # so that no rank closes its connections while another still uses them
+        barrier()  # so that no rank closes its connections while another still uses them
         dist.destroy_process_group()
 
 

@@ -46,8 +46,8 @@ class Registry:
         return decorate
 
     def names(self) -> list[str]:
-        """Return every registered name, sorted."""
-        return sorted(self._classes)
+        """Return every name that ``get`` knows, sorted."""
+        return sorted({*self._fallback_classes(), *self._classes})
 
     def get(self, name: str, where: str = "") -> Callable:
         """Return the class called ``name``.
@@ -64,8 +64,8 @@ class Registry:
         theirs = self._fallback_classes()
         if name in theirs:
             return theirs[name]
-        hint, known = nearest(name, {*theirs, *self._classes}), ", ".join(sorted({*theirs, *self._classes}))
-        hint = hint if hint.startswith("known") else f"{hint} Known: {known}"
+        hint = nearest(name, self.names())
+        hint = hint if hint.startswith("known") else f"{hint} Known: {', '.join(self.names())}"
         raise UserError(f"{where or self.kind}: unknown {self.kind} '{name}', {hint}")
 
     def build(self, section: dict[str, Any], where: str, *args: Any, **extra: Any) -> Any:

@@ -270,6 +270,7 @@ class BaseTrainer(TrainerParts):
             self._monitor.add_image(split, name, image, self.total_iterations, file and Path(name) / file)
 
     def _save(self, *names: str) -> None:
+        self._monitor.flush()
         self._checkpointer.save(*names)
         self._saved_at = time.monotonic()
 
