@@ -1,16 +1,18 @@
-"""Checkpoints: a dict of Stateful parts ↔ files that are never half-written."""
+"""Checkpoints: a dict of Stateful parts ↔ files, written in the background, of which a good one is always there."""
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from common.distributed import barrier, master_only
-from common.errors import UserError, nearest
+from common.checkpoint_file import find_fault, flush_folder, link, read_checkpoint, write_durably
+from common.distributed import get_rank
+from common.errors import RunError, UserError
+from common.host_copy import HostCopy
+from common.logger import add_log
 
 NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pt")
 
@@ -29,25 +31,68 @@ class Checkpointer:
     """Saves and loads the parts of a run. It knows none of them.
 
     A file is a plain ``torch.save`` dict with one key a part (``model``, ``optimizer``, ...) that anyone can open with
-    ``torch.load(..., weights_only=True)``.
+    ``torch.load(..., weights_only=True)``. A save copies the state to host memory; a thread writes it from there.
 
     Args:
-        folder: Where the files go: ``latest.pt``, ``best_<metric>.pt``, ``epoch_NNN.pt``, ``iter_NNN.pt``,
-            ``final.pt``.
-        parts: The parts by name.
+        folder: Where the files go: ``latest.pt``, ``previous.pt`` (the ``latest.pt`` before), ``best_<metric>.pt``,
+            ``epoch_NNN.pt``, ``iter_NNN.pt``, ``final.pt``. What a killed save left there is removed.
+        parts: The parts by name, in the order in which they are loaded.
         keep_last: How many numbered files stay. None: all.
+        stop_on_error: Raise a RunError where a file cannot be written; otherwise log it and go on.
     """
 
-    def __init__(self, folder: Path, parts: dict[str, Stateful], keep_last: int | None = None):
+    def __init__(
+        self, folder: Path, parts: dict[str, Stateful], keep_last: int | None = None, stop_on_error: bool = False
+    ):
         self.folder = folder
-        self._parts = parts
-        self._keep_last = keep_last
+        self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
+        self._copy, self._thread = HostCopy(), ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+        if get_rank() == 0:
+            for leftover in folder.glob("*.pt.tmp"):
+                leftover.unlink()
 
     def save(self, *names: str) -> None:
-        """Write the present state under each of the names (without ``.pt``). Collective: every rank calls it."""
+        """Save the present state under each of the names (without ``.pt``). Collective: every rank calls it.
+
+        Returns as soon as the state is copied. If the last save is still being written, waits for it first.
+
+        Raises:
+            RunError: The last save failed, with ``stop_on_error``.
+        """
+        self.wait()
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        self._write(state, names)
-        barrier()
+        if get_rank() == 0:
+            self._writing = self._thread.submit(self._write, self._copy.take(state), names)
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk.
+
+        Raises:
+            RunError: It failed, with ``stop_on_error``.
+        """
+        if self._writing is None:
+            return
+        error, self._writing = self._writing.exception(), None
+        if error is None:
+            return
+        good = next((path.name for path in newest_first(self.folder)), "none")
+        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
+        if self._stop_on_error or not isinstance(error, OSError):
+            raise RunError(text) from error
+        add_log(f"{text}; training goes on", "ERROR")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last save ended in an error, for which ``wait`` does not wait."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def close(self) -> None:
+        """Wait for the last save, on every rank."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
     def load(self, path: Path) -> None:
         """Bring every part back to the state in a file.
@@ -64,126 +109,85 @@ class Checkpointer:
         for name, part in self._parts.items():
             try:
                 part.load_state_dict(state[name])
-            except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from None
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+            except Exception as error:  # whatever a part meets in a state that is not its own
+                raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
 
-    @master_only
     def _write(self, state: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Write one file, give it its names, and only then delete what they make superfluous."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            write_durably(state, self.folder / f"{name}.pt")
-        self._prune()
+        targets = [self.folder / f"{name}.pt" for name in names]
+        latest, beside = self.folder / "latest.pt", self.folder / f"{names[0]}.pt.tmp"
+        try:
+            write_durably(state, beside)
+            if latest in targets and latest.exists():
+                link(latest, latest.with_name("previous.pt"))
+            for target in targets[1:]:
+                link(beside, target)
+            beside.replace(targets[0])
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        flush_folder(self.folder)
+        self._prune(targets[0])
 
-    def _prune(self) -> None:
-        """Delete the oldest numbered files beyond ``keep_last``."""
+    def _prune(self, newest: Path) -> None:
+        """Delete the oldest numbered files beyond ``keep_last``, once the newest file is proven good."""
         if self._keep_last is None:
             return
-        numbered = [path for path in self.folder.glob("*.pt") if NUMBERED.fullmatch(path.name)]
-        numbered.sort(key=lambda path: path.stat().st_mtime_ns)
-        for path in numbered[: -self._keep_last]:
+        numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
+        doomed = numbered[self._keep_last :]
+        if doomed and find_fault(newest):
+            raise OSError(f"{newest} does not read back as it was written, so that no older one is deleted")
+        for path in doomed:
             path.unlink()
 
 
-def write_durably(state: dict[str, Any], path: Path) -> None:
-    """Write a ``torch.save`` file so that ``path`` holds all of it or what was there before, whatever happens."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened, nor need it be
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints in a folder, the last written first, and of several names of one file ``latest.pt``."""
+    files = sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))
+    yield from reversed(files)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the parts of a checkpoint file, on the CPU.
+def find_newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in a folder that is whole, or None where there is no file at all.
 
     Raises:
-        UserError: No such file, or it is no checkpoint. A file that asks for code is none: only plain data is loaded.
+        UserError: There are files, and all are damaged.
     """
-    if not path.is_file():
-        beside = sorted(file.name for file in path.parent.glob("*.pt")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such checkpoint, {nearest(path.name, beside)}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds, which all mean this
-        raise UserError(f"{path}: no checkpoint: it is foreign, damaged, or asks for code to be run") from error
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise UserError(f"{path}: expected a dict of parts, found {type(state).__name__}")
-    return state
+    faults = []
+    for path in newest_first(folder):
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        add_log(f"{path} is passed over: {fault}", "WARNING")
+        faults.append(path)
+    if faults:
+        raise UserError(
+            f"{folder}: none of its {len(faults)} checkpoints is whole, so that there is nothing to go on from; "
+            "nothing was changed. To begin anew, take another --name"
+        )
+    return None
 
 
 def find_checkpoint(resume: str) -> Path:
-    """Return the file that ``resume`` means: itself, or the latest one in an experiment's or a checkpoints' folder.
+    """Return the file that ``resume`` means: itself, or the newest good one in an experiment's or checkpoints' folder.
 
     Raises:
-        UserError: Nothing there.
+        UserError: Nothing there, or only damaged files.
     """
     path = Path(resume)
     if not path.is_dir():
         return path
-    for candidate in (path / "latest.pt", path / "checkpoints" / "latest.pt"):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"--resume {resume}: found no latest.pt in it or in its checkpoints/")
+    for folder in (path, path / "checkpoints"):
+        newest = find_newest(folder)
+        if newest:
+            return newest
+    raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
 
 
-def read_weights(path: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    """Return a model's weights from a checkpoint, the averaged ones if it holds such, or from a bare state dict.
-
-    Args:
-        path: A checkpoint of ours, or a file with one model's ``state_dict``.
-        name: The model's part.
-
-    Raises:
-        UserError: No checkpoint, or one without that model.
-    """
-    state = read_checkpoint(path)
-    average = name.replace("model", "ema", 1)
-    if average in state:
-        return {**state[name], **state[average]["weights"]}
-    if name in state:
-        return state[name]
-    if state and all(isinstance(value, torch.Tensor) for value in state.values()):
-        return state
-    raise UserError(f"{path}: holds no '{name}', {nearest(name, state)}")
-
-
-def load_matching(model: torch.nn.Module, weights: dict[str, torch.Tensor], where: str) -> list[str]:
-    """Load the weights whose names and shapes fit, and report the others.
-
-    Args:
-        model: The bare model.
-        weights: A state dict.
-        where: The file, for messages.
-
-    Returns:
-        One line for each key that was not loaded, with the reason.
-
-    Raises:
-        UserError: No key fits.
-    """
-    own = model.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
-    if not fitting:
-        raise UserError(f"{where}: none of its {len(weights)} weights fits the model {type(model).__name__}")
-    model.load_state_dict(fitting, strict=False)
-    report = [f"{key}: not in the file" for key in own if key not in weights]
-    for key, value in weights.items():
-        if key not in own:
-            report.append(f"{key}: not in the model")
-        elif key not in fitting:
-            report.append(f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model")
-    return report
-
-
-def one_line(error: Exception, limit: int = 160) -> str:
+def one_line(error: BaseException, limit: int = 160) -> str:
     """Return an exception's message on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[:limit] + "…"

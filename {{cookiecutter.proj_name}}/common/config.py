@@ -8,6 +8,7 @@ import re
 import runpy
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -29,7 +30,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 # What a value must keep to beyond its type: the last part of its key, in words, as a check. NaN keeps to none of them.
 _LIMITS = (
-    ("batch_size|epoch|accumulate|timeout|keep_last", "a whole number from 1", lambda v: v >= 1),
+    ("batch_size|epoch|accumulate|timeout|keep_last|bad_sample_limit", "a whole number from 1", lambda v: v >= 1),
     (r"iters_per_epoch|max_samples_\w+", "a whole number from 1", lambda v: v >= 1),
     (r"worker|warmup|early_stop|epoch_\w+|iter_\w+", "a whole number from 0", lambda v: v >= 0),
     ("seed", "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
@@ -78,9 +79,14 @@ def load_config(argv: list[str] | None = None) -> Config:
     return config
 
 
-def dump_config(config: Config) -> str:
-    """Return the config as YAML, in the schema's order; ``load_config`` reads it back as an equal one."""
-    return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)
+def dump_config(config: Config, change: Callable[[dict], dict] = dict) -> str:
+    """Return the config as YAML, in the schema's order; ``load_config`` reads it back as an equal one.
+
+    Args:
+        config: The config.
+        change: Applied to the config's plain dict first, such as ``redact``.
+    """
+    return yaml.dump(change(asdict(config)), Dumper=_Dumper, sort_keys=False)
 
 
 def _load(argv: list[str]) -> Config:

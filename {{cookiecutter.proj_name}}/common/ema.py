@@ -30,11 +30,21 @@ class EMA:
         self._average = [tensor.clone() for tensor in self._source]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the model's present weights."""
+    def update(self, moved: torch.Tensor | None = None) -> None:
+        """Move the average towards the model's present weights.
+
+        Args:
+            moved: A truth value on the device that only the device knows yet: whether to move at all. The caller takes
+                one from ``updates`` when it turns out to be false.
+        """
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, self._source, 1 - decay)
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if moved is None:
+            torch._foreach_lerp_(self._average, self._source, share)
+        else:
+            step = torch._foreach_sub(self._source, self._average)
+            torch._foreach_mul_(step, moved * share)
+            torch._foreach_add_(self._average, step)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from common.checkpoint import find_checkpoint
+from common.checkpoint import find_checkpoint, find_newest
 from common.config import dump_config
 from common.distributed import get_world_size, master_only
 from common.errors import UserError
+from common.logger import add_log
 from common.schema import Config
+from common.secrets import find_secrets, hide, redact
 
 _PACKAGES = ("torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm", "matplotlib", "pillow")
 
@@ -34,8 +38,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     name = config.name.replace("{time}", datetime.now().strftime("%Y%m%d-%H%M%S"))
     folder = Path(config.dir.expr_dir) / name
     if config.resume == "auto":
-        latest = folder / "checkpoints" / "latest.pt"
-        return _made(folder), latest if latest.is_file() else None
+        return _made(folder), find_newest(folder / "checkpoints")
     checkpoint = find_checkpoint(config.resume) if config.resume else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
@@ -69,16 +72,41 @@ def open_results(config: Config) -> tuple[Path, Path]:
 def back_up(config: Config, folder: Path, device: torch.device) -> None:
     """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, into its folder.
 
-    A run that goes on in place is repeated from its start: its backup names no checkpoint.
+    A run that goes on in place is repeated from its start: its backup names no checkpoint. Where the config holds
+    secrets only its owner may read the backup, and ``cfg_public.yaml`` is the copy without them.
     """
     in_place = config.resume is not None and config.progress.start_epoch < 0
     folder.mkdir(parents=True, exist_ok=True)
     repeated = replace(config, resume=None) if in_place else config
-    (folder / "cfg_backup.yaml").write_text(dump_config(repeated), encoding="utf-8")
-    (folder / "environment.txt").write_text(describe_environment(device), encoding="utf-8")
+    backup, secrets = folder / "cfg_backup.yaml", set(find_secrets(asdict(config)))
+    backup.unlink(missing_ok=True)
+    backup.touch(mode=0o600 if secrets else 0o666)
+    backup.write_text(dump_config(repeated), encoding="utf-8")
+    if secrets:
+        (folder / "cfg_public.yaml").write_text(dump_config(repeated, redact), encoding="utf-8")
+    (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
     root = Path(config.dir.expr_dir)
     name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
     (folder / "job.sh").write_text(_job_script(folder, f"{name}_replicate"), encoding="utf-8")
+
+
+@master_only
+def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: bool) -> None:
+    """Warn, or with ``must_fit`` refuse, if the disk has no room for two checkpoints: the new one beside the old.
+
+    A checkpoint is taken to be four times as large as its weights: with two moments for each, and an average.
+
+    Raises:
+        UserError: There is no room, and ``must_fit``.
+    """
+    weights = sum(tensor.nbytes for model in models for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if free > 8 * weights:
+        return
+    text = f"{folder}: {free / 2**20:.0f} MiB are free on this disk, and a checkpoint may take {weights / 2**18:.0f} MiB"
+    if must_fit:
+        raise UserError(f"{text}; checkpoint.on_error continue would train all the same")
+    add_log(text, "WARNING")
 
 
 def describe_environment(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from common.errors import UserError
 from common.experiment import open_experiment
 from common.logger import add_log, setup_logger
 from common.schema import Config
+from common.secrets import find_secrets, hide
 from common.seed import seed_everything
+from common.signals import INTERRUPTED, Interrupted
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,21 @@ def launch(
 ) -> Iterator[Session]:
     """Start this process's share of a run, and end it well.
 
-    One process, or one of those that ``torchrun`` started. A UserError inside is shown as one line and ends the program
-    with code 2; Ctrl-C ends it with code 130.
+    One process, or one of those that ``torchrun`` started. The program's exit code: 0, done; 1, an error, of which a
+    RunError is shown as one line and any other with its traceback; 2, a UserError, one line; 75, cut by SIGTERM or
+    SIGUSR1 and saved, to be started again; 130, cut by Ctrl-C.
 
     Args:
         config: The whole config.
         open_folder: Finds or makes the run's folder on rank 0: ``open_experiment`` or ``open_results``.
     """
-    setup_logger()
+    secrets = set(find_secrets(asdict(config)))
+    setup_logger(secrets=secrets)
     try:
         device = choose_device(config.gpu_ids)
         start_process_group(config, device)
         folder, checkpoint = _on_rank_0(open_folder, config)
-        setup_logger(folder / "train.log" if open_folder is open_experiment else folder / "eval.log")
+        setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
         seed_everything(config.trainer.seed + get_rank(), config.trainer.deterministic)
         keep_freed_memory()
         yield Session(device, folder, checkpoint)
@@ -62,14 +66,15 @@ def launch(
         if not isinstance(error, UserError):
             raise
         tag = f"rank {get_rank()}: " if get_rank() else ""
-        print(f"{Path(sys.argv[0]).name}: {tag}error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"{Path(sys.argv[0]).name}: {tag}error: {hide(str(error), secrets)}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted:
+        leave_process_group()
+        raise
     except KeyboardInterrupt:
         add_log("interrupted", "WARNING")
-        sys.exit(130)
-    if dist.is_initialized():
-        barrier()  # so that no rank closes its connections while another still uses them
-        dist.destroy_process_group()
+        sys.exit(INTERRUPTED)
+    leave_process_group()
 
 
 def choose_device(gpu_ids: int | list[int] | str | None) -> torch.device:
@@ -108,6 +113,13 @@ def start_process_group(config: Config, device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ:
         backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
         dist.init_process_group(backend, timeout=timedelta(seconds=config.dist.timeout))
+
+
+def leave_process_group() -> None:
+    """Leave the other processes, all at one time."""
+    if dist.is_initialized():
+        barrier()  # so that no rank closes its connections while another still uses them
+        dist.destroy_process_group()
 
 
 def keep_freed_memory() -> None:

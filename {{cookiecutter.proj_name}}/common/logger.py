@@ -1,25 +1,33 @@
 """One log for the run: the console and ``train.log``, written by rank 0."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from loguru import logger
 from tqdm import tqdm
 
 from common.distributed import get_rank
+from common.secrets import hide
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FORMAT = "{time:HH:mm:ss} | {level: <7} | {message}"
 _FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
 
 
-def setup_logger(file: Path | None = None) -> None:
+def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
     """Send the log to the console and, if given, to a file, to which it appends.
 
     On a terminal the lines pass through tqdm, so that they do not tear the progress bar. Ranks other than 0 show
     errors only, with their rank in front.
+
+    Args:
+        file: The file.
+        secrets: Texts that are hidden in every line.
     """
+    secrets = set(secrets)
     logger.remove()
+    logger.configure(patcher=lambda record: record.update(message=hide(record["message"], secrets)))
     if get_rank() != 0:
         logger.add(sys.stderr, level="ERROR", format=f"rank {get_rank()} | {_FORMAT}")
         return

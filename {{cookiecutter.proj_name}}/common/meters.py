@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from common.distributed import gather
+from common.distributed import gather, get_rank, get_world_size
 
 Scalar = float | torch.Tensor
 
@@ -59,15 +59,19 @@ class Meters:
         self.__init__()
 
     def state_dict(self) -> dict:
-        """Return the sums so far as plain numbers."""
+        """Return each rank's sums so far as plain numbers. Collective."""
         self._fold()
-        return {"window": dict(self._window), "total": dict(self._total)}
+        return dict(enumerate(gather({"window": dict(self._window), "total": dict(self._total)})))
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the sums of ``state_dict``."""
+        """Go on from the sums of ``state_dict``; where the ranks were others, rank 0 takes all of them."""
         self.reset()
-        self._window = {name: tuple(pair) for name, pair in state["window"].items()}
-        self._total = {name: tuple(pair) for name, pair in state["total"].items()}
+        mine = [get_rank()] if len(state) == get_world_size() else list(state) if get_rank() == 0 else []
+        for rank in mine:
+            for sums, saved in ((self._window, state[rank]["window"]), (self._total, state[rank]["total"])):
+                for name, (total, weight) in saved.items():
+                    old = sums.get(name, (0.0, 0.0))
+                    sums[name] = (old[0] + total, old[1] + weight)
 
     def _fold(self) -> None:
         """Bring what is pending to the host, one transfer a name, and add it to both windows."""
@@ -75,10 +79,13 @@ class Meters:
             values, sizes = zip(*entries, strict=True)
             if any(isinstance(value, torch.Tensor) for value in values):
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
-            added = sum(value * size for value, size in zip(values, sizes, strict=True)), float(sum(sizes))
             for sums in (self._window, self._total):
-                old = sums.get(name, (0.0, 0.0))
-                sums[name] = (old[0] + added[0], old[1] + added[1])
+                total, weight = sums.get(name, (0.0, 0.0))
+                # One after the other, so that the last digit does not depend on how often this was called.
+                for value, size in zip(values, sizes, strict=True):
+                    total += value * size
+                    weight += size
+                sums[name] = (total, weight)
         self._pending = {}
 
 

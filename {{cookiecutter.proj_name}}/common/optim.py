@@ -160,17 +160,20 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, min_factor:
     return LambdaLR(optimizer, lambda step: max(min_factor, max(0.0, 1 - step / total_steps) ** power))
 
 
-def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float) -> torch.Tensor:
-    """Scale the gradients in place so that the norm of all of them together is at most ``limit``.
+def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of all gradients together, a scalar tensor on their device; nothing is synchronised.
+
+    It is finite exactly if all of them are (and their squares do not overflow).
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:
+    """Scale the gradients in place so that their ``global_norm``, given as ``norm``, is at most ``limit``.
 
     What ``torch.nn.utils.clip_grad_norm_`` does, on a list kept by the caller and without a look at each parameter.
-
-    Returns:
-        The norm before clipping, a scalar tensor on the gradients' device; nothing is synchronised.
     """
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
-    return norm
 
 
 def clip_gradients_by_value(gradients: list[torch.Tensor], limit: float) -> None:

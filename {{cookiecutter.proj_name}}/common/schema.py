@@ -133,6 +133,10 @@ class CheckpointConfig:
 
     keep_last: int | None = None
     """How many of the numbered checkpoints to keep. null: all."""
+    on_error: Literal["continue", "stop"] = "continue"
+    """Where a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
+    allow_changed: bool = False
+    """Go on from a checkpoint although the config now trains another model, on other data or in other steps."""
     best_metric: str | None = None
     """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
     best_larger: bool = True
@@ -141,7 +145,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The data sets: {type: a registered data set, ...its arguments}; batch_size and worker may stand there, too."""
+    """The data sets: {type: a registered data set, ...its arguments}; batch_size, worker and persistent_workers (true)
+    may stand there, too."""
 
     train: Section | None = None
     """Training set."""
@@ -149,6 +154,10 @@ class DatasetConfig:
     """Validation set. null: no validation."""
     eval: Section | None = None
     """Evaluation set. null: no evaluation."""
+    bad_sample: Literal["raise", "replace"] = "raise"
+    """What happens at a sample that cannot be read: the run ends and names it, or the next one is read instead."""
+    bad_sample_limit: int = 100
+    """How many samples may be replaced on a rank before the run ends."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,10 @@ class TrainerConfig:
     compile: bool = False
     """Compile the model with torch.compile."""
     seed: int = 0
-    """Seed of Python, NumPy, torch and the order of the data."""
+    """Seed of Python, NumPy, torch, the order of the data and its augmentation."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What happens at a loss or gradient that is not finite. Its step is never made; the run ends, or goes on with the
+    next batch, unless 100 steps in a row are lost."""
     deterministic: bool = False
     """Use deterministic operations only. Slower on a GPU; two runs with one seed are then equal there, too."""
     early_stop: int = 0

@@ -1,9 +1,11 @@
-"""Random numbers: seeded at the start, kept in checkpoints."""
+"""Random numbers: seeded at the start, for each sample and each validation, and kept in checkpoints."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,37 +24,60 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+def derive_seed(*numbers: int) -> int:
+    """Return a seed below 2³² that depends on all of the numbers, which are not negative (NumPy's SeedSequence)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def random_state_kept(*seeds: int) -> Iterator[None]:
+    """Let what happens inside the ``with`` draw random numbers of its own: those drawn afterwards are not moved.
+
+    Args:
+        *seeds: Numbers to derive the inner seed from. None: the inner numbers begin with the outer ones.
+    """
+    states = _states()
+    try:
+        if seeds:
+            seed_everything(derive_seed(*seeds))
+        yield
+    finally:
+        _set_states(states)
+
+
 class RandomState:
     """The state of every random number generator on every rank, as a part of a checkpoint."""
 
     def state_dict(self) -> dict:
         """Return the states by rank. Collective."""
-        return dict(enumerate(gather(_states())))
+        states = _states()
+        version, words, gauss = states["python"]
+        name, keys, *rest = states["numpy"]
+        plain = {"python": [version, list(words), gauss], "numpy": [name, keys.tolist(), *rest]}
+        return dict(enumerate(gather(states | plain)))
 
     def load_state_dict(self, state: dict) -> None:
         """Take this rank's states over; a rank that was not there when they were saved keeps its own."""
-        if get_rank() in state:
-            _set_states(state[get_rank()])
+        if get_rank() not in state:
+            return
+        states = state[get_rank()]
+        version, words, gauss = states["python"]
+        name, keys, *rest = states["numpy"]
+        _set_states(
+            states | {"python": (version, tuple(words), gauss), "numpy": (name, np.array(keys, dtype=np.uint32), *rest)}
+        )
 
 
 def _states() -> dict:
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    states = {
-        "python": [version, list(words), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-    }
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
 def _set_states(states: dict) -> None:
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from common.datasets.sample_reader import Batch, SampleReader
 from common.distributed import get_rank, get_world_size
+from common.seed import derive_seed
+from common.signals import pass_over_signals
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
@@ -57,12 +59,12 @@ class PositionedBatchSampler(Sampler[list[int]]):
         start, self._start = self._start, 0
         order = self._order()
         for i in range(start, len(self)):
-            yield order[i * self.batch_size : min((i + 1) * self.batch_size, self._samples)].tolist()
+            stop = min((i + 1) * self.batch_size, self._samples)
+            yield Batch(order[i * self.batch_size : stop].tolist(), self._epoch)
 
     def _order(self) -> torch.Tensor:
         if self._shuffle:
-            seed = np.random.SeedSequence((self._seed, self._epoch)).generate_state(1, np.uint64).item()
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
             order = torch.randperm(self._length, generator=generator)
         else:
             order = torch.arange(self._length)
@@ -73,27 +75,41 @@ class PositionedBatchSampler(Sampler[list[int]]):
 
 
 def make_loader(
-    dataset: Dataset, batch_size: int, worker: int = 0, training: bool = False, seed: int = 0, pin_memory: bool = False
+    dataset: Dataset,
+    batch_size: int,
+    worker: int = 0,
+    training: bool = False,
+    seed: int = 0,
+    pin_memory: bool = False,
+    persistent_workers: bool = True,
+    **reading: Any,
 ) -> DataLoader:
     """Return this rank's loader of a data set.
 
     Args:
         dataset: Map-style; one with ``__getitems__`` that returns a dict gives whole batches.
         batch_size: Samples a batch on one rank.
-        worker: Processes that load data; they live as long as the loader.
+        worker: Processes that load data.
         training: Shuffle, and give every rank the same number of batches. Otherwise each sample comes once, in order.
-        seed: Seed of the order and of the workers.
+        seed: Seed of the order and of each sample's random numbers.
         pin_memory: Copy batches to page-locked memory, from which a GPU reads beside its work.
+        persistent_workers: Let the workers live as long as the loader, not start anew every epoch.
+        **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` that stands around the data set.
     """
     return DataLoader(
-        dataset,
+        SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, shuffle=training, seed=seed, even=training),
         num_workers=worker,
         collate_fn=collate,
         pin_memory=pin_memory,
-        persistent_workers=worker > 0,
-        generator=torch.Generator().manual_seed(seed),
+        persistent_workers=persistent_workers and worker > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # of its own, so that an epoch's start draws nothing from the trainer's
     )
+
+
+def _start_worker(_number: int) -> None:
+    pass_over_signals()
 
 
 def collate(samples: Any) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.checkpoint import read_weights
 from common.device import in_precision, move_to
 from common.distributed import get_rank
 from common.engine.evaluating import evaluating
@@ -21,6 +20,7 @@ from common.launch import Session
 from common.logger import add_log
 from common.meters import Meters
 from common.schema import Config
+from common.weights import read_weights
 
 
 class BaseTester(ABC):
@@ -36,6 +36,7 @@ class BaseTester(ABC):
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
         self.metric: Metrics | None = None
+        self.between_steps: Callable[[], None] = lambda: None
         self.folder = session.folder
 
     def register_model(self, model: nn.Module) -> None:
@@ -102,6 +103,7 @@ class BaseTester(ABC):
         with evaluating([self.model]):
             self.before_test_epoch()
             for iteration, data_dict in enumerate(self.test_loader):
+                self.between_steps()
                 data_dict = move_to(data_dict, self.device)
                 self.before_test_step(iteration, data_dict)
                 output_dict = test_step(iteration, data_dict)

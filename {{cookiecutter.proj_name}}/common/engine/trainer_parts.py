@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from common.checkpoint import Checkpointer, load_matching, read_weights
+from common.checkpoint import Checkpointer
+from common.continuity import Continuity
 from common.debug import check_gradients, dump_batch, gradient_table
 from common.device import in_precision
-from common.distributed import is_distributed
+from common.distributed import any_rank, get_world_size, is_distributed
 from common.engine.base_tester import BaseTester
 from common.engine.batches import find_size_at
 from common.engine.hooks import Metrics, TrainerHooks
-from common.errors import UserError, nearest
-from common.experiment import back_up
+from common.errors import RunError, UserError, nearest
+from common.experiment import back_up, look_at_space
 from common.launch import Session
 from common.logger import add_log
 from common.meters import Meters
@@ -30,10 +30,13 @@ from common.progress import Progress
 from common.schema import Config, OptimizerConfig
 from common.seed import RandomState
 from common.selection import Selection
-from common.updater import Scheduler, Updater
+from common.signals import StopRequest
+from common.updater import Place, Scheduler, Updater
+from common.weights import load_matching, read_weights
 
 MAIN = "main"
-_COUNTERS = ("epoch", "iteration", "total_iterations", "optimizer_steps")
+_STATE = ("epoch", "iteration", "total_iterations", "due", "keep")
+_LOST_IN_A_ROW = 100
 
 
 def part_name(kind: str, name: str) -> str:
@@ -58,7 +61,10 @@ class TrainerParts(TrainerHooks):
         self.schedulers: dict[str, Scheduler] = {}
         self.metric: Metrics | None = None
         self.tester: BaseTester | None = None
-        self.epoch = self.iteration = self.total_iterations = self.optimizer_steps = 0
+        self.epoch = self.iteration = self.total_iterations = 0
+        self.due: list[str] = []  # what is to be done before the next iteration: validate, evaluate
+        self.keep: list[str] = []  # and then the names to save under
+        self._stop_request, self._failure, self._is_sound = StopRequest(), None, True
         self.meters = Meters()
         checkpoint, trainer = config.checkpoint, config.trainer
         self.selection = Selection(
@@ -101,6 +107,11 @@ class TrainerParts(TrainerHooks):
         return self.optimizers[MAIN]
 
     @property
+    def optimizer_steps(self) -> int:
+        """The optimizer steps made so far; those that were not made for a value that is not finite do not count."""
+        return max(updater.steps for updater in self._updaters.values())
+
+    @property
     def iterations_per_epoch(self) -> int:
         """``progress.iters_per_epoch``, or one pass over the training set."""
         return self.config.progress.iters_per_epoch or len(self.train_loader)
@@ -130,15 +141,18 @@ class TrainerParts(TrainerHooks):
         self._wrap_models()
         self._make_updaters()
         self._bind_steps()
-        self._checkpointer = Checkpointer(folder / "checkpoints", self._parts(), config.checkpoint.keep_last)
+        self._monitor = open_monitor(folder)
+        stop_on_error = config.checkpoint.on_error == "stop"
+        self._checkpointer = Checkpointer(
+            folder / "checkpoints", self._parts(), config.checkpoint.keep_last, stop_on_error
+        )
         if checkpoint and config.progress.start_epoch < 0:
             self._checkpointer.load(checkpoint)
             add_log(f"going on from {checkpoint}")
         back_up(config, folder, self.device)
-        self._monitor = open_monitor(folder)
+        look_at_space(folder, self._bare.values(), stop_on_error)
         self._progress = Progress(config.progress.epoch * self.iterations_per_epoch, self.total_iterations)
         self._advance_bar = self._progress.update
-        self._validated_at, self._saved_at, self._window_end = -1, time.monotonic(), self.total_iterations
 
     def _take_weights(self, checkpoint: Path) -> None:
         """Take over the weights of a checkpoint, as far as they fit, and report the others."""
@@ -166,7 +180,13 @@ class TrainerParts(TrainerHooks):
         precision, several = self.config.trainer.precision, len(self.optimizers) > 1
         self._updaters = {
             name: Updater(
-                optimizer, self.schedulers.get(name), self.optim_config(name), self._bare[name], precision, only=several
+                optimizer,
+                self.schedulers.get(name),
+                self.optim_config(name),
+                self._bare[name],
+                precision,
+                only=several,
+                on_lost=self._note_lost_step,
             )
             for name, optimizer in self.optimizers.items()
         }
@@ -175,6 +195,9 @@ class TrainerParts(TrainerHooks):
         """Look up the steps and those hooks that are overridden, so that the others cost nothing."""
         precision, debug, progress = self.config.trainer.precision, self.config.debug, self.config.progress
         self._log_every = progress.iter_loss
+        self._val_every = progress.iter_val if self.val_loader else 0
+        self._keep_every = progress.iter_save_checkpoint
+        self._is_alone = get_world_size() == 1
         self._draw_every = progress.epoch_save_progress if progress.save_progress else 0
         self._size_at = find_size_at(self.train_loader)
         self._train_step = in_precision(self.train_step, self.device, precision)
@@ -216,19 +239,42 @@ class TrainerParts(TrainerHooks):
 
     def _parts(self) -> dict[str, Any]:
         """Return what a checkpoint holds, by its keys."""
-        parts: dict[str, Any] = {part_name("model", name): model for name, model in self._bare.items()}
+        parts: dict[str, Any] = {"continuity": Continuity(self.config)}
+        parts |= {part_name("model", name): model for name, model in self._bare.items()}
         for name, updater in self._updaters.items():
             parts |= {part_name(kind, name): part for kind, part in updater.parts().items()}
-        return parts | {"trainer": self, "meters": self.meters, "selection": self.selection, "random": RandomState()}
+        others = {"trainer": self, "meters": self.meters, "selection": self.selection, "monitor": self._monitor}
+        return parts | others | {"random": RandomState()}
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the counters: the epoch and iteration that come next, and the sums over the run."""
-        return {name: getattr(self, name) for name in _COUNTERS}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and iteration that come next, the iterations of the whole run, and what is due first."""
+        return {name: getattr(self, name) for name in _STATE}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from the counters of ``state_dict``."""
-        for name in _COUNTERS:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        for name in _STATE:
             setattr(self, name, state[name])
+        self.due, self.keep = list(self.due), list(self.keep)
+
+    def _note_lost_step(self, place: Place, losses: list[torch.Tensor]) -> None:
+        """Log a step that was not made, and fail after this iteration if the config says so.
+
+        In fp16 an overflow is part of the method, as long as the loss itself is finite. All ranks come here together.
+        """
+        epoch, iteration = place
+        bad_loss = any_rank(not all(bool(loss.isfinite().all()) for loss in losses))
+        in_a_row = max(updater.lost_in_a_row for updater in self._updaters.values())
+        if self.config.trainer.precision == "fp16" and not bad_loss and in_a_row < _LOST_IN_A_ROW:
+            return
+        what = "the loss" if bad_loss else "a gradient"
+        text = f"epoch {epoch} iteration {iteration + 1}: {what} of this batch is not finite, so that no step is made"
+        finds = "--debug.debug_mode true finds the operation"
+        if in_a_row >= _LOST_IN_A_ROW:
+            self._failure = RunError(f"{text}, for the {in_a_row}th time in a row; {finds}")
+        elif self.config.trainer.non_finite == "stop":
+            self._failure = RunError(f"{text}; {finds}, --trainer.non_finite skip leaves such batches out")
+        else:
+            add_log(f"{text}; {finds}", "WARNING")
 
     # Looking for a fault.
 

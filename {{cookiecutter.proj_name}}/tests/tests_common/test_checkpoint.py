@@ -1,7 +1,8 @@
-"""Checkpoint files: written whole or not at all, read as plain data."""
+"""Saving and loading a run's parts: in the background, and so that a good file is always there."""
 
 import os
-import pickle
+import resource
+import signal
 import tempfile
 import unittest
 from pathlib import Path
@@ -10,18 +11,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from common.checkpoint import Checkpointer, find_checkpoint, load_matching, read_checkpoint, read_weights
-from common.errors import UserError
-
-
-class CodeOnLoad:
-    """A pickle of it makes a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
+from common.checkpoint import Checkpointer, find_checkpoint, find_newest
+from common.checkpoint_file import find_fault, read_checkpoint, write_durably
+from common.errors import RunError, UserError
 
 
 class CheckpointTest(unittest.TestCase):
@@ -32,126 +24,242 @@ class CheckpointTest(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
 
+    def make(self, size=2, **keys):
+        self.model = nn.Linear(size, 1)
+        checkpointer = Checkpointer(self.folder, {"model": self.model}, **keys)
+        self.addCleanup(checkpointer._thread.shutdown)
+        return checkpointer
+
+    def save(self, checkpointer, *names, value=None):
+        """Save the model, with its weights at a value, and wait for the file."""
+        if value is not None:
+            nn.init.constant_(self.model.weight, value)
+        checkpointer.save(*names)
+        checkpointer.wait()
+
+    def value_in(self, name):
+        return read_checkpoint(self.folder / name)["model"]["weight"].mean().item()
+
+    def names(self):
+        return {path.name for path in self.folder.iterdir()}
+
 
 class TestCheckpointer(CheckpointTest):
     """Saving, loading and pruning."""
 
-    def make(self, **keys):
-        self.model = nn.Linear(2, 1)
-        return Checkpointer(self.folder, {"model": self.model}, **keys)
-
     def test_there_and_back(self):
         checkpointer = self.make()
         expected = self.model.weight.clone()
-        checkpointer.save("latest", "epoch_001")
-        with torch.no_grad():
-            self.model.weight.zero_()
+        self.save(checkpointer, "latest", "epoch_001")
+        nn.init.zeros_(self.model.weight)
         checkpointer.load(self.folder / "epoch_001.pt")
         self.assertTrue(torch.equal(self.model.weight, expected))
-        self.assertEqual({path.name for path in self.folder.iterdir()}, {"latest.pt", "epoch_001.pt"})
+        self.assertEqual(self.names(), {"latest.pt", "epoch_001.pt"})
 
-    def test_a_save_that_fails_leaves_the_old_file(self):
+    def test_what_follows_a_save_does_not_change_it(self):
         checkpointer = self.make()
-        checkpointer.save("latest")
-        before = (self.folder / "latest.pt").read_bytes()
+        written, go = [], mock.Mock()
 
-        def half(state, file):
-            file.write(b"half")
-            raise OSError("disk full")
+        def slow(state, path):
+            go.wait_for_training()
+            written.append(state["model"]["weight"].mean().item())
+            write_durably(state, path)
 
-        with mock.patch("torch.save", half), self.assertRaises(OSError):
+        with mock.patch("common.checkpoint.write_durably", slow):
+            go.wait_for_training.side_effect = lambda: nn.init.constant_(self.model.weight, 7.0)
+            nn.init.constant_(self.model.weight, 1.0)
             checkpointer.save("latest")
-        self.assertEqual((self.folder / "latest.pt").read_bytes(), before)
+            checkpointer.wait()
+        self.assertEqual((written, self.value_in("latest.pt")), ([1.0], 1.0))
+
+    def test_the_one_before_stays(self):
+        checkpointer = self.make()
+        for value in (1.0, 2.0, 3.0):
+            self.save(checkpointer, "latest", value=value)
+        self.assertEqual((self.value_in("latest.pt"), self.value_in("previous.pt")), (3.0, 2.0))
 
     def test_keeps_the_last_numbered_ones_and_all_others(self):
         checkpointer = self.make(keep_last=2)
         for name in ("epoch_009", "best_x", "iter_000095", "epoch_010", "final", "epoch_100"):
-            checkpointer.save(name)
-        kept = {"best_x.pt", "final.pt", "epoch_010.pt", "epoch_100.pt"}
-        self.assertEqual({path.name for path in self.folder.iterdir()}, kept)
+            self.save(checkpointer, name)
+        self.assertEqual(self.names(), {"best_x.pt", "final.pt", "epoch_010.pt", "epoch_100.pt"})
+
+    def test_deletes_nothing_while_the_new_one_is_not_proven(self):
+        checkpointer = self.make(keep_last=1, stop_on_error=True)
+        self.save(checkpointer, "epoch_001")
+        with mock.patch("common.checkpoint.find_fault", return_value="it is damaged"), self.assertRaises(RunError):
+            self.save(checkpointer, "epoch_002")
+        self.assertIn("epoch_001.pt", self.names())
 
     def test_a_part_that_is_missing(self):
-        self.make().save("latest")
+        self.save(self.make(), "latest")
         other = Checkpointer(self.folder, {"model": self.model, "ema": self.model})
         with self.assertRaisesRegex(UserError, "has no 'ema'"):
             other.load(self.folder / "latest.pt")
 
     def test_a_part_that_does_not_fit(self):
-        self.make().save("latest")
+        self.save(self.make(), "latest")
         with self.assertRaisesRegex(UserError, "'model' does not fit this run: .*size mismatch"):
             Checkpointer(self.folder, {"model": nn.Linear(3, 1)}).load(self.folder / "latest.pt")
 
+    def test_leftovers_are_removed_at_the_next_start(self):
+        (self.folder / "latest.pt.tmp").write_bytes(b"half")
+        self.make()
+        self.assertEqual(self.names(), set())
 
-class TestReading(CheckpointTest):
-    """Files that are and are not checkpoints."""
+    def test_a_file_system_without_links(self):
+        checkpointer = self.make()
+        with mock.patch("os.link", side_effect=OSError("no links here")):
+            self.save(checkpointer, "latest", "best_x", value=1.0)
+            self.save(checkpointer, "latest", value=2.0)
+        self.assertEqual([self.value_in(f"{name}.pt") for name in ("latest", "previous", "best_x")], [2.0, 1.0, 1.0])
+        self.assertEqual(self.names(), {"latest.pt", "previous.pt", "best_x.pt"})
 
-    def test_files_that_are_none(self):
-        torch.save({"model": {"w": torch.ones(1000)}}, self.folder / "good.pt")
-        good = (self.folder / "good.pt").read_bytes()
-        ran = self.folder / "code_ran"
-        torch.save({"model": CodeOnLoad(str(ran))}, self.folder / "code.pt")
-        files = {
-            "foreign.pt": b"not a checkpoint",
-            "empty.pt": b"",
-            "truncated.pt": good[: len(good) // 2],
-            "code.pt": (self.folder / "code.pt").read_bytes(),
-            "pickle.pt": pickle.dumps(CodeOnLoad(str(ran))),
-        }
-        for name, content in files.items():
-            (self.folder / name).write_bytes(content)
-            with self.subTest(name=name), self.assertRaisesRegex(UserError, f"{name}: no checkpoint") as caught:
-                read_checkpoint(self.folder / name)
-            self.assertNotIn("\n", str(caught.exception))
-        self.assertFalse(ran.exists())
 
-    def test_a_file_with_something_else(self):
-        torch.save([1, 2], self.folder / "list.pt")
-        with self.assertRaisesRegex(UserError, "expected a dict of parts, found list"):
-            read_checkpoint(self.folder / "list.pt")
+class TestFullDisk(CheckpointTest):
+    """Writes that fail after any number of bytes: a limit on file sizes is a disk that is full there."""
 
-    def test_no_such_file(self):
-        torch.save({}, self.folder / "latest.pt")
-        with self.assertRaisesRegex(UserError, "no such checkpoint, did you mean 'latest.pt'"):
-            read_checkpoint(self.folder / "lates.pt")
+    def limit(self, size):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
 
-    def test_find(self):
+    def test_the_last_good_one_stays_and_training_goes_on(self):
+        checkpointer = self.make(size=1000)
+        self.save(checkpointer, "latest", value=1.0)
+        size = (self.folder / "latest.pt").stat().st_size
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for offset in range(0, size, size // 49):
+            self.limit(offset)
+            self.save(checkpointer, "latest", value=2.0)
+            self.assertEqual(self.value_in("latest.pt"), 1.0)
+            self.assertEqual(self.names(), {"latest.pt"})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        self.save(checkpointer, "latest", value=3.0)
+        self.assertEqual(self.value_in("latest.pt"), 3.0)
+
+    def test_stop(self):
+        checkpointer = self.make(size=1000, stop_on_error=True)
+        self.save(checkpointer, "latest")
+        self.limit(100)
+        with self.assertRaisesRegex(RunError, "could not be written: .*File too large; the last good one: latest.pt"):
+            self.save(checkpointer, "latest")
+
+
+class TestKilledSaves(CheckpointTest):
+    """A process killed at each step of a save."""
+
+    STAGES = ("builtins.open", "io.BufferedWriter.write", "os.fsync", "os.link", "os.replace", "os.unlink", "os.open")
+
+    def test_a_good_file_at_every_stage(self):
+        checkpointer = self.make(keep_last=1)
+        self.save(checkpointer, "latest", "epoch_001", value=1.0)
+        self.save(checkpointer, "latest", "epoch_002", value=2.0)
+        stages, survived = 0, False
+        while not survived:
+            survived = not self.save_and_die(stages)
+            newest = find_newest(self.folder)
+            value = self.value_in(newest.name)
+            self.assertIn(value, (2.0, 3.0))
+            self.assertIsNone(find_fault(self.folder / "latest.pt"))
+            again = self.make(keep_last=1)
+            self.assertFalse([name for name in self.names() if name.endswith(".tmp")])
+            if value == 3.0 and not survived:  # back to where the save began
+                self.save(again, "latest", "epoch_002", value=2.0)
+            stages += 1
+        self.assertGreater(stages, 12)
+        self.assertEqual(self.value_in("epoch_003.pt"), 3.0)
+
+    def save_and_die(self, stage):
+        """Save in a child that kills itself before that file operation; return whether it came so far."""
+        child = os.fork()
+        if child == 0:
+            self.die_at(stage)
+            nn.init.constant_(self.model.weight, 3.0)
+            checkpointer = Checkpointer(self.folder, {"model": self.model}, keep_last=1)
+            checkpointer._write({"model": self.model.state_dict()}, ("latest", "epoch_003"))
+            os._exit(0)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    def die_at(self, stage):
+        """Count this process's file operations from here on, and kill it before one of them."""
+        left = [stage]
+
+        def counted(function):
+            def counting(*arguments, **keys):
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+                return function(*arguments, **keys)
+
+            return counting
+
+        for name in ("fsync", "link", "replace", "unlink", "open"):
+            setattr(os, name, counted(getattr(os, name)))
+        opened = Path.open
+
+        class Counting:
+            def __init__(self, file):
+                self.file, self.write, self.flush = file, counted(file.write), counted(file.flush)
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.file.close()
+
+        Path.open = counted(lambda path, mode="r", *keys: (Counting if "w" in mode else lambda f: f)(opened(path, mode)))
+
+
+class TestFinding(CheckpointTest):
+    """The newest good file."""
+
+    def write(self, name, value, when):
+        write_durably({"value": value}, self.folder / name)
+        os.utime(self.folder / name, ns=(when, when))
+
+    def damage(self, name):
+        path = self.folder / name
+        data, when = bytearray(path.read_bytes()), path.stat().st_mtime_ns
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(when, when))
+
+    def test_the_newest_good_one(self):
+        for when, name in enumerate(("epoch_001.pt", "previous.pt", "latest.pt")):
+            self.write(name, when, when)
+        self.assertEqual(find_newest(self.folder).name, "latest.pt")
+        self.damage("latest.pt")
+        self.assertEqual(find_newest(self.folder).name, "previous.pt")
+        self.damage("previous.pt")
+        self.assertEqual(find_newest(self.folder).name, "epoch_001.pt")
+
+    def test_none_is_good(self):
+        self.assertIsNone(find_newest(self.folder))
+        for name in ("latest.pt", "previous.pt"):
+            self.write(name, 0, 0)
+            self.damage(name)
+        with self.assertRaisesRegex(UserError, "none of its 2 checkpoints is whole"):
+            find_newest(self.folder)
+
+    def test_a_file_that_was_named_is_never_exchanged(self):
+        for when, name in enumerate(("previous.pt", "latest.pt")):
+            self.write(name, when, when)
+        self.damage("latest.pt")
+        self.assertEqual(find_checkpoint(str(self.folder / "latest.pt")).name, "latest.pt")
+        with self.assertRaisesRegex(UserError, "its bytes do not have the digest"):
+            read_checkpoint(self.folder / "latest.pt")
+
+    def test_where_resume_looks(self):
         file = self.folder / "checkpoints" / "latest.pt"
         file.parent.mkdir()
-        file.touch()
+        write_durably({}, file)
         for given in (file, file.parent, self.folder):
             self.assertEqual(find_checkpoint(str(given)), file)
         file.unlink()
-        with self.assertRaisesRegex(UserError, "found no latest.pt"):
+        with self.assertRaisesRegex(UserError, "found no checkpoint in it"):
             find_checkpoint(str(self.folder))
-
-
-class TestWeights(CheckpointTest):
-    """Weights alone."""
-
-    def read(self, state, **keys):
-        torch.save(state, self.folder / "x.pt")
-        return read_weights(self.folder / "x.pt", **keys)
-
-    def test_averages_come_first(self):
-        state = {"model": {"w": torch.zeros(1), "n": torch.tensor(3)}, "ema": {"weights": {"w": torch.ones(1)}}}
-        weights = self.read(state)
-        self.assertEqual((weights["w"].item(), weights["n"].item()), (1.0, 3))
-
-    def test_one_of_several(self):
-        state = {"model.a": {"w": torch.zeros(1)}, "model.b": {"w": torch.ones(1)}}
-        self.assertEqual(self.read(state, name="model.b")["w"].item(), 1.0)
-        with self.assertRaisesRegex(UserError, "holds no 'model'"):
-            self.read(state)
-
-    def test_a_bare_state_dict(self):
-        self.assertEqual(self.read({"w": torch.ones(1)})["w"].item(), 1.0)
-
-    def test_matching(self):
-        model = nn.Linear(2, 1)
-        report = load_matching(model, {"weight": torch.ones(1, 2), "bias": torch.ones(3), "extra": torch.ones(1)}, "f")
-        self.assertTrue(torch.equal(model.weight, torch.ones(1, 2)))
-        self.assertEqual(report, ["bias: (3,) in the file, (1,) in the model", "extra: not in the model"])
-
-    def test_nothing_matches(self):
-        with self.assertRaisesRegex(UserError, "none of its 1 weights fits the model Linear"):
-            load_matching(nn.Linear(2, 1), {"other": torch.ones(1)}, "f")

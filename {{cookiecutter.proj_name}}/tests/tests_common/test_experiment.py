@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from common.checkpoint_file import write_durably
 from common.config import load_config
 from common.errors import UserError
 from common.experiment import back_up, describe_environment, open_experiment, open_results
@@ -29,7 +30,7 @@ class ExperimentTest(unittest.TestCase):
         folder = self.root / name / "checkpoints"
         folder.mkdir(parents=True)
         if checkpoint:
-            (folder / "latest.pt").touch()
+            write_durably({}, folder / "latest.pt")
         return folder / "latest.pt"
 
     def open(self, **changes):
@@ -82,7 +83,7 @@ class TestOpen(ExperimentTest):
     def test_nothing_to_go_on_from(self):
         self.make("old", checkpoint=False)
         for given, message in (
-            (self.root / "old", "found no latest.pt"),
+            (self.root / "old", "found no checkpoint in it"),
             (self.root / "none", "no such file or folder"),
         ):
             with self.assertRaisesRegex(UserError, message):

@@ -12,16 +12,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
-    0: {"errors", "schema", "__init__"},
+    0: {"errors", "schema", "secrets", "__init__"},
     1: {"config", "registry", "distributed"},
     3: {"build", "datasets", "models", "losses", "metrics", "transforms"},
     4: {"engine"},
 }
 MAY_IMPORT = {0: set(), 1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1, 2}}
 SAME_ROW = {
-    "experiment": {"checkpoint"},
-    "launch": {"experiment", "logger", "seed"},
+    "checkpoint": {"checkpoint_file", "host_copy", "logger"},
+    "continuity": {"logger"},
+    "experiment": {"checkpoint", "logger"},
+    "launch": {"experiment", "logger", "seed", "signals"},
+    "monitor": {"logger"},
     "updater": {"ema", "optim"},
+    "weights": {"checkpoint_file"},
     "build": {"datasets", "models", "losses", "metrics", "transforms"},
 }
 

@@ -45,11 +45,64 @@ class TestMonitor(unittest.TestCase):
 
     def test_goes_on_in_the_same_file(self):
         self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.monitor.state_dict()
+        for value in (7.0, 8.0):  # after the save, and so lost with what else happened then
+            self.monitor.add_scalars("train", {"loss": value}, 0, 1)
         self.monitor.close()
         self.monitor = Monitor(self.folder)
+        self.monitor.load_state_dict(state)
+        self.assertEqual(self.monitor.state_dict(), state)
+        self.assertEqual(len(self.losses()), 3)  # nothing is cut before there is something to record
         self.monitor.add_scalars("train", {"loss": 2.0}, 0, 2)
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [1.0, 2.0])
-        self.assertEqual(len((self.folder / "metrics.jsonl").read_text().splitlines()), 2)
+        self.assertEqual(self.losses(), [1.0, 2.0])
+
+    def losses(self):
+        return [json.loads(line)["loss"] for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def test_a_run_that_begins_anew_empties_the_files(self):
+        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
+        self.monitor.close()
+        self.monitor = Monitor(self.folder)
+        self.monitor.add_scalars("train", {"loss": 2.0}, 0, 1)
+        self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [2.0])
+        self.assertEqual(self.losses(), [2.0])
+
+    def test_a_running_tensorboard_forgets_what_was_cut(self):
+        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.monitor.state_dict()
+        self.monitor.add_scalars("train", {"loss": 7.0}, 0, 2)
+        reader = self.read()
+        self.monitor = Monitor(self.folder)
+        self.monitor.load_state_dict(state)
+        self.monitor.add_scalars("train", {"loss": 2.0}, 0, 2)
+        self.monitor.close()
+        self.assertEqual([e.value for e in reader.Reload().Scalars("train/loss")], [1.0, 2.0])
+
+    def test_a_full_disk_delays_what_is_recorded(self):
+        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
+        file = self.monitor._files["metrics.jsonl"]
+
+        class Full:
+            room = 5
+
+            def write(self, data):
+                if not self.room:
+                    raise OSError(28, "No space left on device")
+                written, self.room = file_write(data[: self.room]), 0
+                return written
+
+            def tell(self):
+                return real.tell()
+
+        real, file_write = file._file, file._file.write
+        file._file = Full()
+        for step in (2, 3):
+            self.monitor.add_scalars("train", {"loss": step}, 0, step)
+        file._file = real
+        self.monitor.add_scalars("train", {"loss": 4}, 0, 4)
+        self.assertEqual(self.losses(), [1, 2, 3, 4])
+        self.assertEqual(file.size, (self.folder / "metrics.jsonl").stat().st_size)
 
     def test_pictures(self):
         image = torch.rand(3, 5, 7)

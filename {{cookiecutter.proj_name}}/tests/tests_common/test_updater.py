@@ -42,14 +42,14 @@ class TestUpdater(unittest.TestCase):
         updater.backward(self.model.weight.sum() * torch.inf)
         updater.step()
         updater.step_scheduler()
-        self.assertFalse(updater.stepped)
+        self.assertEqual(updater.steps, 0)
         self.assertTrue(torch.equal(self.model.weight, before))
         self.assertEqual((updater.ema.updates, updater.log_values()["learning_rate"]), (0, 0.1))
         self.assertLess(updater.scaler.get_scale(), scale)
         updater.backward(self.model.weight.sum())
         updater.step()
         updater.step_scheduler()
-        self.assertTrue(updater.stepped)
+        self.assertEqual(updater.steps, 1)
         torch.testing.assert_close(self.model.weight.detach(), before.detach() - 0.1)
         self.assertEqual(updater.ema.updates, 1)
         self.assertAlmostEqual(updater.log_values()["learning_rate"], 0.01)
@@ -68,7 +68,7 @@ class TestUpdater(unittest.TestCase):
             updater = self.make(precision, ema_decay=0.9)
             updater.step()
             updater.step_scheduler()
-            self.assertFalse(updater.stepped)
+            self.assertEqual(updater.steps, 0)
             self.assertEqual((updater.ema.updates, updater.log_values()["learning_rate"]), (0, 0.1))
 
     def test_an_epoch_with_any_step_moves_the_schedule_once(self):
@@ -91,5 +91,5 @@ class TestUpdater(unittest.TestCase):
             self.assertAlmostEqual(updater.log_values()["grad_norm"], 100.0, places=3)
 
     def test_parts(self):
-        self.assertEqual(set(self.make().parts()), {"optimizer", "scheduler"})
-        self.assertEqual(set(self.make("fp16", ema_decay=0.5).parts()), {"optimizer", "scheduler", "scaler", "ema"})
+        self.assertEqual(set(self.make().parts()), {"updater", "optimizer", "scheduler"})
+        self.assertEqual(set(self.make("fp16", ema_decay=0.5).parts()), {"updater", "optimizer", "scheduler", "scaler", "ema"})

@@ -76,12 +76,12 @@ class TestTrainers(unittest.TestCase):
 
     def test_epoch_based(self):
         epoch = ["before_train_epoch", *STEP, *STEP, "scheduler_step", "after_train_epoch", *VALIDATION, "save latest"]
-        self.assertEqual(self.run_and_record(toy.ToyEpochTrainer), [*epoch, *epoch, "save latest final"])
+        self.assertEqual(self.run_and_record(toy.ToyEpochTrainer), [*epoch, *epoch, "save final"])
 
     def test_iter_based(self):
         steps = [*STEP, "scheduler_step"] * 2
         epoch = ["before_train_epoch", *steps, "after_train_epoch", *VALIDATION, "save latest"]
-        self.assertEqual(self.run_and_record(toy.ToyIterTrainer), [*epoch, *epoch, "save latest final"])
+        self.assertEqual(self.run_and_record(toy.ToyIterTrainer), [*epoch, *epoch, "save final"])
 
     def test_schedule_lengths(self):
         config = toy.make_config({"accumulate": 4}, None, {"epoch": 3}, batch_size=4)

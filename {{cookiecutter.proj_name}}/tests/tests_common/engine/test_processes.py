@@ -9,7 +9,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from common.checkpoint import read_checkpoint
+from common.checkpoint_file import read_checkpoint, read_plain
 
 PROJECT = Path(__file__).parents[3]
 
@@ -55,7 +55,7 @@ class TestTwoProcesses(unittest.TestCase):
             [*command, str(folder / "script.py"), kind, str(folder)], env=environment, capture_output=True, text=True
         )
         self.assertEqual(done.returncode, 0, done.stderr)
-        first, second = (read_checkpoint(folder / f"rank{rank}.pt") for rank in (0, 1))
+        first, second = (read_plain(folder / f"rank{rank}.pt") for rank in (0, 1))
         for name, weights in first.items():
             self.assertTrue(weights.equal(second[name]), name)
         return folder / "run", done.stderr

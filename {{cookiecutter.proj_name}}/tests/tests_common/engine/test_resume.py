@@ -5,7 +5,7 @@ import unittest
 
 import torch
 
-from common.checkpoint import read_checkpoint
+from common.checkpoint_file import read_checkpoint
 from common.errors import UserError
 from common.schema import Config
 from tests.tests_common.engine import toy
@@ -40,57 +40,8 @@ class TestReproducible(unittest.TestCase):
         self.assertFalse(torch.equal(self.train(3), self.train(4)))
 
 
-class Cut(Exception):
-    """The end of a run in its midst."""
-
-
-class TestResume(unittest.TestCase):
-    """Runs that are cut and go on."""
-
-    def cut_and_resume(self, base, progress, cut_at):
-        """Return the final checkpoints of an uninterrupted run and of one that is cut before an iteration."""
-        config = toy.make_config(progress={"epoch": 4, "iter_loss": 3, **progress}, **RICH)
-        whole = base(config, toy.make_session(self), dropout=0.3)
-        whole.run()
-
-        class Stopping(base):
-            def before_train_step(self, epoch, iteration, data_dict):
-                if self.total_iterations == cut_at:
-                    raise Cut
-
-        first = Stopping(config, toy.make_session(self), dropout=0.3)
-        with self.assertRaises(Cut):
-            first.run()
-        folder = first.session.folder
-        session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
-        second = base(config, session, dropout=0.3, seed=99)
-        second.run()
-        return (read_checkpoint(t.session.folder / "checkpoints" / "final.pt") for t in (whole, second))
-
-    def assert_same(self, whole, resumed, where=""):
-        """Compare two checkpoints, bit for bit."""
-        if isinstance(whole, torch.Tensor):
-            self.assertTrue(torch.equal(whole, resumed), where)
-        elif isinstance(whole, dict):
-            self.assertEqual(whole.keys(), resumed.keys(), where)
-            for key, value in whole.items():
-                self.assert_same(value, resumed[key], f"{where}/{key}")
-        else:
-            self.assertEqual(whole, resumed, where)
-
-    def test_after_an_epoch(self):
-        for base in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
-            with self.subTest(base=base.__name__):
-                self.assert_same(*self.cut_and_resume(base, {}, cut_at=7))
-
-    def test_in_the_midst_of_an_epoch(self):
-        for base in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
-            with self.subTest(base=base.__name__):
-                self.assert_same(*self.cut_and_resume(base, {"iter_save_checkpoint": 4}, cut_at=9))
-
-    def test_iterations_across_the_passes(self):
-        progress = {"iters_per_epoch": 3, "iter_save_checkpoint": 4}
-        self.assert_same(*self.cut_and_resume(toy.ToyIterTrainer, progress, cut_at=9))
+class TestLonger(unittest.TestCase):
+    """A run that has ended and goes on."""
 
     def test_one_file_of_metrics_goes_on(self):
         config = toy.make_config(progress={"epoch": 1})
@@ -101,6 +52,13 @@ class TestResume(unittest.TestCase):
         toy.ToyEpochTrainer(toy.make_config(progress={"epoch": 3}), session).run()
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["epoch"] for line in lines if line["split"] == "val"], [0, 1, 2])
+
+    def test_with_other_settings(self):
+        first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        first.run()
+        session = toy.make_session(self, first.session.folder / "checkpoints" / "latest.pt")
+        with self.assertRaisesRegex(UserError, r"latest.pt: this run is another one: optim.lr was 0.1, is 0.2"):
+            toy.ToyEpochTrainer(toy.make_config(optim={"lr": 0.2}), session).run()
 
 
 class TestFineTune(unittest.TestCase):

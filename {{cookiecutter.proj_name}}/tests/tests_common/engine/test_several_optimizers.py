@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.checkpoint import read_checkpoint
+from common.checkpoint_file import read_checkpoint
 from common.datasets import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer, IterBasedTrainer
 from common.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common import endpoints
-from common.checkpoint import read_checkpoint
+from common.checkpoint_file import read_checkpoint
 from common.errors import UserError
 from tests.tests_common.engine import toy
 
@@ -132,7 +132,7 @@ class TestSelection(unittest.TestCase):
     def test_keep_last(self):
         trainer = self.run_with_scores([0.3, 0.2, 0.1, 0.0], {"epoch_save_checkpoint": 1}, keep_last=2)
         files = {path.name for path in (trainer.session.folder / "checkpoints").iterdir()}
-        self.assertEqual(files, {"epoch_003.pt", "epoch_004.pt", "best_score.pt", "latest.pt", "final.pt"})
+        self.assertEqual(files, {"epoch_003.pt", "epoch_004.pt", "best_score.pt", "latest.pt", "previous.pt", "final.pt"})
 
     def test_within_an_epoch(self):
         progress = {"epoch": 1, "epoch_val": 0, "iter_val": 4, "iter_save_checkpoint": 4}
@@ -140,10 +140,9 @@ class TestSelection(unittest.TestCase):
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
         trainer.run()
         lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").read_text().splitlines()]
-        # 12 iterations in windows of 3: a multiple of 4 is acted upon when its window closes.
-        self.assertEqual([line["step"] for line in lines if line["split"] == "val"], [6, 9, 12])
+        self.assertEqual([line["step"] for line in lines if line["split"] == "val"], [4, 8, 12])
         files = {path.name for path in (trainer.session.folder / "checkpoints").glob("iter_*")}
-        self.assertEqual(files, {"iter_000006.pt", "iter_000009.pt", "iter_000012.pt"})
+        self.assertEqual(files, {"iter_000004.pt", "iter_000008.pt", "iter_000012.pt"})
 
 
 class TestAverage(unittest.TestCase):

@@ -1,0 +1,114 @@
+"""How a loader reads a data set: each sample with random numbers of its own, and what to do with one that is broken."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from common.datasets.base_dataset import ArrayDataset
+from common.errors import RunError
+from common.logger import add_log
+from common.seed import derive_seed, random_state_kept
+
+
+class Batch(list):
+    """A batch's indices, and the epoch they are read in."""
+
+    def __init__(self, indices: list[int], epoch: int):
+        super().__init__(indices)
+        self.epoch = epoch
+
+    def __reduce__(self):
+        return Batch, (list(self), self.epoch)
+
+
+class SampleReader(Dataset):
+    """Reads the samples of a data set, in the process of the trainer or of a worker.
+
+    Python's, NumPy's and torch's random numbers are seeded for each sample from (seed, epoch, index), so that
+    augmentation depends neither on the number of workers nor on where a run was cut; a set with ``__getitems__`` is
+    seeded once a batch, from its first index. The trainer's own random numbers are left as they were.
+
+    Args:
+        dataset: Map-style. Its ``path(index)``, if it has one, is named where a sample cannot be read.
+        seed: Seed of the random numbers.
+        where: The data set's name in messages, such as ``dataset.train``.
+        replace: Read the next sample that can be read in the place of a broken one, instead of raising.
+        limit: So many samples may be replaced, in all workers together.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
+        self.dataset = dataset
+        self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
+        self._replaced = multiprocessing.Value("q", 0)
+        self._whole = getattr(dataset, "__getitems__", None)
+        # A plain row of a tensor needs no random numbers, and seeding would cost more than the row.
+        self._draws = getattr(type(dataset), "__getitems__", None) is not ArrayDataset.__getitems__
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample, as in epoch 0."""
+        return self.__getitems__(Batch([index], 0))[0]
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        """Return the samples, or the whole batch if the set makes such.
+
+        Raises:
+            RunError: A sample cannot be read, and none may be put in its place.
+        """
+        if not self._draws:
+            return self._whole(indices)
+        with random_state_kept():
+            base, broken = derive_seed(self._seed, getattr(indices, "epoch", 0), 1), None
+            if self._whole is not None:
+                try:
+                    _seed(base, indices[0])
+                    return self._whole(indices)
+                except Exception as error:
+                    broken, before = error, self._replaced.value
+            samples = [self._read(index, base) for index in indices]
+            if broken is not None and self._replaced.value == before:
+                raise broken  # not one of the samples is to blame
+            return samples
+
+    def _read(self, index: int, base: int) -> Any:
+        """Return a sample, or the next one that can be read in its place."""
+        for other in range(index, index + len(self)):
+            other %= len(self)
+            _seed(base, other)
+            try:
+                return self.dataset[other]
+            except MemoryError:
+                raise
+            except Exception as error:
+                self._pass_over(other, error)
+        raise RunError(f"{self._where}: no sample can be read")
+
+    def _pass_over(self, index: int, error: Exception) -> None:
+        """Count a broken sample, or raise if it may not be passed over."""
+        path = getattr(self.dataset, "path", lambda index: None)(index)
+        sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
+        text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        if not self._replace:
+            raise RunError(f"{text}; --dataset.bad_sample replace would read the next one instead") from error
+        with self._replaced.get_lock():
+            self._replaced.value += 1
+            if self._replaced.value > self._limit:
+                raise RunError(f"{text}; these are more than dataset.bad_sample_limit, {self._limit}") from error
+        add_log(f"{text}; the next one is read instead", "ERROR")
+
+
+def _seed(base: int, index: int) -> None:
+    """Seed every generator for one sample. Knuth's multiplicative hash spreads neighbouring indices."""
+    seed = base ^ (index * 2654435761 % 2**32)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -1,0 +1,34 @@
+"""Failures that are no fault of the code, named plainly, with what to change."""
+
+from __future__ import annotations
+
+import torch
+
+from common.checkpoint import one_line
+from common.errors import RunError
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseException:
+    """Return a RunError that names a failure of the machine or of the data; any other error as it is.
+
+    Args:
+        error: What was raised.
+        doing: What the run was at, such as ``epoch 3 iteration 17``.
+        batch_size_key: The key that lowers the memory needed there.
+    """
+    text = str(error)
+    if "RunError: " in text and "Original Traceback" in text:  # from a loader's worker, which wraps it
+        return RunError(f"{doing}: {text.rsplit('RunError: ', 1)[1].strip()}")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
+        return RunError(
+            f"{doing}: out of memory ({one_line(error)}); lower {batch_size_key}, for the same steps with a higher "
+            "trainer.accumulate, or set trainer.precision to bf16"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return RunError(
+            f"{doing}: a process that loads data died ({one_line(error)}); mostly it had no memory left: lower worker, "
+            "or set it to 0 to see what happens"
+        )
+    return error

@@ -1,0 +1,45 @@
+"""A copy of a state in host memory, so that a background thread can write it while training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class HostCopy:
+    """Copies states that look alike again and again, into memory that it keeps: fresh pages cost more than the copy.
+
+    A copy is valid until the next one is taken.
+    """
+
+    def __init__(self):
+        self._kept: dict[tuple, torch.Tensor] = {}
+
+    def take(self, state: Any) -> Any:
+        """Return the state with each tensor replaced by a copy on the CPU; tensors that are one stay one."""
+        kept, self._kept, self._seen = self._kept, {}, {}
+        copied = self._copy(state, (), kept)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
+
+    def _copy(self, value: Any, path: tuple, kept: dict[tuple, torch.Tensor]) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._copy_tensor(value.detach(), path, kept)
+        if isinstance(value, dict):
+            return {key: self._copy(item, (*path, key), kept) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._copy(item, (*path, i), kept) for i, item in enumerate(value))
+        return value
+
+    def _copy_tensor(self, value: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
+        same = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+        if value.numel() and same in self._seen:
+            return self._seen[same]
+        copy = kept.get(path)
+        if copy is None or (copy.shape, copy.dtype, copy.stride()) != (value.shape, value.dtype, value.stride()):
+            copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        copy.copy_(value, non_blocking=value.is_cuda)
+        self._kept[path] = self._seen[same] = copy
+        return copy

@@ -1,0 +1,67 @@
+"""Signals that end a run: noted when they come, obeyed where the state is sound."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
+
+SAVED_AND_CUT = 75  # EX_TEMPFAIL of sysexits.h: start me again, and I go on
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Interrupted(SystemExit):
+    """The end of a run by a signal, after its state is saved.
+
+    ``code`` is 130 for SIGINT, and 75 for SIGTERM and SIGUSR1, after which the same command is to be started again.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(INTERRUPTED if number == signal.SIGINT else SAVED_AND_CUT)
+        self.name = signal.Signals(number).name
+
+
+class StopRequest:
+    """Notes the first SIGINT, SIGTERM or SIGUSR1 inside its ``with`` as ``number``; a second Ctrl-C leaves at once.
+
+    The handler does nothing else: whatever it interrupts goes on to the end of the step. Outside the main thread, where
+    Python handles no signals, nothing is ever noted.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        self._since, self._pid, self._before = 0.0, os.getpid(), {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _ENDING}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._pid:
+            return pass_over_signals()  # in a forked process, such as a loader's worker
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+            # A plain write: the log may be what the signal interrupted.
+            os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ASIDE:
+            os._exit(INTERRUPTED)
+
+
+def pass_over_signals() -> None:
+    """Let a helper process outlive a signal to its whole group: the process that it helps decides when to end.
+
+    The first SIGTERM is passed over, too, so that a second one still ends a helper that hangs.
+    """
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

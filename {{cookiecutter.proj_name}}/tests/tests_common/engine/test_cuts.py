@@ -1,0 +1,98 @@
+"""A run that is cut anywhere ends as if nothing had happened."""
+
+import signal
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from common.checkpoint import find_checkpoint
+from common.seed import seed_everything
+from common.signals import Interrupted
+from tests.compare import differences
+from tests.tests_common.engine import rich, toy
+
+SET_UPS = [
+    {"mode": mode, "accumulate": accumulate, "precision": precision}
+    for mode in ("epoch", "iter")
+    for accumulate in (1, 3)
+    for precision in ("fp32", "bf16")
+]
+
+
+def cutting(trainer_class, iteration=None, val_step=None):
+    """Return the trainer's class, with a SIGTERM in its midst: in that iteration, or in that validation step."""
+
+    class Cutting(trainer_class):
+        val_steps = 0
+
+        def after_train_step(self, *_):
+            if self.total_iterations + 1 == iteration:
+                self._stop_request.number = signal.SIGTERM
+
+        def after_val_step(self, *_):
+            self.val_steps += 1
+            if self.val_steps == val_step:
+                self._stop_request.number = signal.SIGTERM
+
+    return Cutting
+
+
+class TestCuts(unittest.TestCase):
+    """Compared with the run that nobody cut: weights, optimizer, average, random numbers, metrics, TensorBoard."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.root = Path(temporary.name)
+        fast = mock.patch("os.fsync")  # nobody pulls the plug here
+        fast.start()
+        self.addCleanup(fast.stop)
+
+    def train(self, name, set_up, *cuts):
+        """Train to the end in as many runs as there are cuts, and one more; return the folder."""
+        folder, config = self.root / name, rich.make_config(**set_up)
+        for i, cut in enumerate([*cuts, {}]):
+            seed_everything(config.trainer.seed if i == 0 else 99 + i)
+            session = toy.make_session(self, find_checkpoint(str(folder)) if i else None, folder)
+            trainer = cutting(rich.TRAINERS[config.trainer.mode], **cut)(config, session)
+            if not cut:
+                trainer.run()
+                return folder
+            with self.assertRaises(Interrupted) as caught:
+                trainer.run()
+            self.assertEqual(caught.exception.code, 75)
+
+    def check(self, set_up, *cuts):
+        whole = self.root / "whole"
+        if not whole.exists():
+            self.train("whole", set_up)
+        name = f"cut {cuts}"
+        self.assertEqual(list(differences(whole, self.train(name, set_up, *cuts))), [], f"{set_up} {cuts}")
+
+    def test_after_a_step(self):
+        for i, set_up in enumerate(SET_UPS):
+            self.root /= f"{i}"
+            for iteration in (1 + i, 18, 36 + i, 54):
+                with self.subTest(**set_up, iteration=iteration):
+                    self.check(set_up, {"iteration": iteration})
+
+    def test_twice_within_an_epoch(self):
+        for i, set_up in enumerate(SET_UPS[::3]):
+            self.root /= f"{i}"
+            with self.subTest(**set_up):
+                self.check(set_up, {"iteration": 20 + i}, {"iteration": 23})
+
+    def test_in_a_validation(self):
+        # The 21 samples are five batches; the fourth validation is the one after the first epoch.
+        for val_step in (1, 4, 13, 17, 18):
+            with self.subTest(val_step=val_step):
+                self.check({"mode": "epoch", "accumulate": 3}, {"val_step": val_step})
+
+    def test_twice_in_the_same_validation(self):
+        self.check({"mode": "iter"}, {"val_step": 13}, {"val_step": 2})
+
+    def test_workers_do_not_matter(self):
+        whole = self.train("whole", {"mode": "iter"})
+        cut = self.train("cut", {"mode": "iter", "worker": 2}, {"iteration": 20}, {"iteration": 41})
+        self.assertEqual(list(differences(whole, cut)), [])

@@ -1,0 +1,123 @@
+"""Files that are whole and proven, and the many that are not."""
+
+import os
+import pickle
+import random
+import tempfile
+import unittest
+import zipfile
+from pathlib import Path
+
+import torch
+
+from common.checkpoint_file import find_fault, read_checkpoint, read_plain, write_durably
+from common.errors import UserError
+
+
+class CodeOnLoad:
+    """A pickle of it makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+class FileTest(unittest.TestCase):
+    """A good file, and a folder for others."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+        self.path = self.folder / "good.pt"
+        self.state = {"model": {"w": torch.randn(100, 20)}, "trainer": {"epoch": 3}}
+        write_durably(self.state, self.path)
+        self.good = self.path.read_bytes()
+
+    def write(self, content, name="other.pt"):
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+
+class TestDigest(FileTest):
+    """Every change of a file is seen."""
+
+    def test_a_good_file(self):
+        self.assertIsNone(find_fault(self.path))
+        self.assertTrue(torch.equal(read_checkpoint(self.path)["model"]["w"], self.state["model"]["w"]))
+
+    def test_anyone_can_open_it(self):
+        self.assertEqual(torch.load(self.path, weights_only=True)["trainer"], {"epoch": 3})
+        with zipfile.ZipFile(self.path) as archive:
+            self.assertRegex(archive.comment.decode(), r"^checkpoint 1 sha256 [0-9a-f]{64}$")
+
+    def test_flipped_bits(self):
+        draw = random.Random(0)
+        # Every byte of the end, where the digest itself stands, and 200 others.
+        places = [*range(len(self.good) - 120, len(self.good)), *draw.sample(range(len(self.good)), 200)]
+        for place in places:
+            data = bytearray(self.good)
+            data[place] ^= 1 << draw.randrange(8)
+            self.assertIsNotNone(find_fault(self.write(data)), place)
+
+    def test_truncations_and_zeroed_pages(self):
+        draw = random.Random(0)
+        for _ in range(50):
+            place = draw.randrange(len(self.good))
+            page = place - place % 512
+            zeroed = self.good[:page] + bytes(512) + self.good[page + 512 :]
+            for data in (self.good[:place], zeroed[: len(self.good)], self.good + b"\0"):
+                if data != self.good:
+                    self.assertIsNotNone(find_fault(self.write(data)), place)
+
+    def test_an_older_file_without_a_digest(self):
+        torch.save(self.state, self.folder / "old.pt")
+        with self.assertRaisesRegex(UserError, "old.pt: no checkpoint to go on from: it does not end in the digest"):
+            read_checkpoint(self.folder / "old.pt")
+        self.assertEqual(read_plain(self.folder / "old.pt")["trainer"], {"epoch": 3})
+
+
+class TestForeign(FileTest):
+    """Files that are no checkpoints: one line, and no code is run."""
+
+    def refused(self, path):
+        for read in (read_checkpoint, read_plain):
+            with self.assertRaisesRegex(UserError, f"{path.name}: no checkpoint") as caught:
+                read(path)
+            self.assertNotIn("\n", str(caught.exception))
+
+    def test_files_that_are_none(self):
+        ran = self.folder / "code_ran"
+        write_durably({"model": CodeOnLoad(str(ran))}, self.folder / "code.pt")
+        torch.save({"model": CodeOnLoad(str(ran))}, self.folder / "plain_code.pt")
+        contents = {
+            "foreign.pt": b"not a checkpoint" * 20,
+            "empty.pt": b"",
+            "truncated.pt": self.good[: len(self.good) // 2],
+            "pickle.pt": pickle.dumps(CodeOnLoad(str(ran))),
+        }
+        for name, content in contents.items():
+            self.write(content, name)
+        torch.save(self.state, self.folder / "ancient.pt", _use_new_zipfile_serialization=False)
+        for name in (*contents, "code.pt", "plain_code.pt", "ancient.pt"):
+            with self.subTest(name=name):
+                self.refused(self.folder / name)
+        self.assertFalse(ran.exists())
+
+    def test_a_damaged_file_of_others(self):
+        torch.save(self.state, self.folder / "plain.pt")
+        data = bytearray((self.folder / "plain.pt").read_bytes())
+        data[len(data) // 2] ^= 1
+        self.refused(self.write(data))
+
+    def test_a_file_with_something_else(self):
+        write_durably([1, 2], self.folder / "list.pt")
+        with self.assertRaisesRegex(UserError, "expected a dict of parts, found list"):
+            read_checkpoint(self.folder / "list.pt")
+
+    def test_no_such_file(self):
+        with self.assertRaisesRegex(UserError, "no such checkpoint, did you mean 'good.pt'"):
+            read_checkpoint(self.folder / "goood.pt")
