@@ -22,7 +22,7 @@ from common.logger import add_log, setup_logger
 from common.schema import Config
 from common.secrets import find_secrets, hide
 from common.seed import seed_everything
-from common.signals import INTERRUPTED, Interrupted
+from common.signals import Interrupted, end_at_once, handling
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def launch(
         config: The whole config.
         open_folder: Finds or makes the run's folder on rank 0: ``open_experiment`` or ``open_results``.
     """
+    with handling(end_at_once):
+        yield from _launch(config, open_folder)
+
+
+def _launch(config: Config, open_folder: Callable) -> Iterator[Session]:
     secrets = set(find_secrets(asdict(config)))
     setup_logger(secrets=secrets)
     try:
@@ -68,13 +73,14 @@ def launch(
         tag = f"rank {get_rank()}: " if get_rank() else ""
         print(f"{Path(sys.argv[0]).name}: {tag}error: {hide(str(error), secrets)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Interrupted:
-        leave_process_group()
+    except Interrupted as end:
+        add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
+        if dist.is_initialized():
+            dist.destroy_process_group()
         raise
-    except KeyboardInterrupt:
-        add_log("interrupted", "WARNING")
-        sys.exit(INTERRUPTED)
-    leave_process_group()
+    if dist.is_initialized():
+        barrier()  # so that no rank closes its connections while another still uses them
+        dist.destroy_process_group()
 
 
 def choose_device(gpu_ids: int | list[int] | str | None) -> torch.device:
@@ -113,13 +119,6 @@ def start_process_group(config: Config, device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ:
         backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
         dist.init_process_group(backend, timeout=timedelta(seconds=config.dist.timeout))
-
-
-def leave_process_group() -> None:
-    """Leave the other processes, all at one time."""
-    if dist.is_initialized():
-        barrier()  # so that no rank closes its connections while another still uses them
-        dist.destroy_process_group()
 
 
 def keep_freed_memory() -> None:

@@ -53,7 +53,8 @@ class RandomState:
         states = _states()
         version, words, gauss = states["python"]
         name, keys, *rest = states["numpy"]
-        plain = {"python": [version, list(words), gauss], "numpy": [name, keys.tolist(), *rest]}
+        words, keys = torch.tensor(words), torch.from_numpy(keys.astype(np.int64))
+        plain = {"python": [version, words, gauss], "numpy": [name, keys, *rest]}
         return dict(enumerate(gather(states | plain)))
 
     def load_state_dict(self, state: dict) -> None:
@@ -63,9 +64,8 @@ class RandomState:
         states = state[get_rank()]
         version, words, gauss = states["python"]
         name, keys, *rest = states["numpy"]
-        _set_states(
-            states | {"python": (version, tuple(words), gauss), "numpy": (name, np.array(keys, dtype=np.uint32), *rest)}
-        )
+        python, numpy = (version, tuple(words.tolist()), gauss), (name, keys.numpy().astype(np.uint32), *rest)
+        _set_states(states | {"python": python, "numpy": numpy})
 
 
 def _states() -> dict:

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
@@ -16,7 +18,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Interrupted(SystemExit):
-    """The end of a run by a signal, after its state is saved.
+    """The end of a run by a signal, after its state is saved if there is any.
 
     ``code`` is 130 for SIGINT, and 75 for SIGTERM and SIGUSR1, after which the same command is to be started again.
     """
@@ -26,29 +28,46 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(number).name
 
 
-class StopRequest:
-    """Notes the first SIGINT, SIGTERM or SIGUSR1 inside its ``with`` as ``number``; a second Ctrl-C leaves at once.
+@contextmanager
+def handling(handler: Callable[[int], None]) -> Iterator[None]:
+    """Let a function handle the signals that end a run, inside the ``with`` and in this process alone.
 
-    The handler does nothing else: whatever it interrupts goes on to the end of the step. Outside the main thread, where
-    Python handles no signals, nothing is ever noted.
+    Outside the main thread, where Python handles no signals, nothing happens.
+    """
+    owner = os.getpid()
+
+    def handle(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            handler(number)
+        else:
+            pass_over_signals()  # in a forked process, such as a loader's worker
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in _ENDING} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end_at_once(number: int) -> None:
+    """End a run that has nothing to save yet."""
+    raise Interrupted(number)
+
+
+class StopRequest:
+    """Notes the first SIGINT, SIGTERM or SIGUSR1 as ``number``; a second Ctrl-C leaves at once.
+
+    ``note`` is the handler. It does nothing else: whatever it interrupts goes on to the end of the step.
     """
 
     def __init__(self):
         self.number: int | None = None
-        self._since, self._pid, self._before = 0.0, os.getpid(), {}
+        self._since = 0.0
 
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _ENDING}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if os.getpid() != self._pid:
-            return pass_over_signals()  # in a forked process, such as a loader's worker
+    def note(self, number: int) -> None:
+        """Note a signal."""
         if self.number is None:
             self.number, self._since = number, time.monotonic()
             # A plain write: the log may be what the signal interrupted.

@@ -16,7 +16,9 @@ _CLOCK = {"time", "iterations_per_second", "data_wait"}  # what a clock says is 
 
 
 def differences(expected: Path, found: Path) -> Iterator[str]:
-    """Yield a line for each difference between two experiments' final states, metrics and TensorBoard scalars."""
+    """Yield a line for each difference between two experiments' checkpoints, metrics and TensorBoard scalars."""
+    names = [{path.name for path in (folder / "checkpoints").iterdir()} for folder in (expected, found)]
+    yield from (f"checkpoints/{name}: in one only" for name in sorted(names[0] ^ names[1]))
     states = [read_checkpoint(folder / "checkpoints" / "final.pt") for folder in (expected, found)]
     for state in states:
         del state["monitor"]  # the names of event files

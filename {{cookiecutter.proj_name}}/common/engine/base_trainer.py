@@ -17,7 +17,7 @@ from common.errors import UserError, nearest
 from common.logger import add_log
 from common.parallel import set_gradient_sync
 from common.seed import random_state_kept
-from common.signals import Interrupted
+from common.signals import Interrupted, handling
 
 
 class BaseTrainer(BetweenSteps):
@@ -39,12 +39,16 @@ class BaseTrainer(BetweenSteps):
         began = time.perf_counter()
         self._prepare()
         start_banner(self)
-        with self._stop_request, closing(self._monitor), closing(self._progress), closing(self._checkpointer):
+        with (
+            handling(self._stop_request.note),
+            closing(self._monitor),
+            closing(self._progress),
+            closing(self._checkpointer),
+        ):
             try:
                 self._train()
             except (Exception, Interrupted) as error:
-                key = f"dataset.{'val' if self.due else 'train'}.batch_size"
-                named = explain(error, self._place(), key)
+                named = explain(error, self._place(), f"dataset.{'val' if self.due else 'train'}.batch_size")
                 self._leave(error)
                 if named is error:
                     raise

@@ -11,7 +11,7 @@ import torch
 
 from common import endpoints
 from common.device import move_to
-from common.distributed import gather, get_rank
+from common.distributed import barrier, gather, get_rank
 from common.engine.batches import find_size_at
 from common.engine.evaluating import evaluating
 from common.engine.report import format_scalars
@@ -105,6 +105,7 @@ class BetweenSteps(TrainerParts):
         if self._is_sound and agreed:
             self._save("latest")
             self._checkpointer.wait()
+            barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:
             add_log(f"{reason} within a step, {self._place()}; what was saved before stays as it is", "WARNING")

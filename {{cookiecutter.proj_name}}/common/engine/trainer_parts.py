@@ -65,6 +65,7 @@ class TrainerParts(TrainerHooks):
         self.due: list[str] = []  # what is to be done before the next iteration: validate, evaluate
         self.keep: list[str] = []  # and then the names to save under
         self._stop_request, self._failure, self._is_sound = StopRequest(), None, True
+        self._lost_at: Place | None = None
         self.meters = Meters()
         checkpoint, trainer = config.checkpoint, config.trainer
         self.selection = Selection(
@@ -261,7 +262,7 @@ class TrainerParts(TrainerHooks):
 
         In fp16 an overflow is part of the method, as long as the loss itself is finite. All ranks come here together.
         """
-        epoch, iteration = place
+        self._lost_at = epoch, iteration = place
         bad_loss = any_rank(not all(bool(loss.isfinite().all()) for loss in losses))
         in_a_row = max(updater.lost_in_a_row for updater in self._updaters.values())
         if self.config.trainer.precision == "fp16" and not bad_loss and in_a_row < _LOST_IN_A_ROW:
@@ -289,10 +290,15 @@ class TrainerParts(TrainerHooks):
         self.after_backward(epoch, iteration, *dicts)
 
     def _run_iteration_or_dump(self, epoch: int, iteration: int, data_dict: dict) -> None:
+        has_failed = True
         try:
             self._run_iteration(epoch, iteration, data_dict)
-        except Exception:
-            weights = {name: model.state_dict() for name, model in self._bare.items()}
-            path = dump_batch(self.session.folder, epoch, iteration, data_dict, weights)
-            add_log(f"epoch {epoch} iteration {iteration + 1} failed; its batch and the weights are in {path}", "ERROR")
-            raise
+            for updater in self._updaters.values():
+                updater.settle()
+            has_failed = self._lost_at == (epoch, iteration)
+        finally:
+            if has_failed:
+                weights = {name: model.state_dict() for name, model in self._bare.items()}
+                path = dump_batch(self.session.folder, epoch, iteration, data_dict, weights)
+                place = f"epoch {epoch} iteration {iteration + 1}"
+                add_log(f"{place} failed; its batch and the weights are in {path}", "ERROR")

@@ -31,10 +31,10 @@ class Augmented(BaseDataset):
         return {"x": x, "y": self.tensors["y"][index]}
 
 
-def make_config(mode="epoch", accumulate=1, worker=0, precision="fp32", progress=None, trainer=None, **keys):
+def make_config(mode="epoch", accumulate=1, worker=0, precision="fp32", progress=None, checkpoint=None, **keys):
     """Return the config of a run of 54 iterations."""
     return toy.make_config(
-        {"mode": mode, "accumulate": accumulate, "precision": precision, "seed": 5, **(trainer or {})},
+        {"mode": mode, "accumulate": accumulate, "precision": precision, "seed": 5},
         {
             "type": "AdamW",
             "lr": 0.01,
@@ -44,7 +44,7 @@ def make_config(mode="epoch", accumulate=1, worker=0, precision="fp32", progress
             "lr_scheduler": {"type": "CosineAnnealingLR"},
         },
         {"epoch": EPOCHS, "iter_loss": 4, "iter_val": 7, "iter_save_checkpoint": 5, **(progress or {})},
-        {"best_metric": "error", "best_larger": False, "keep_last": 2},
+        {"best_metric": "error", "best_larger": False, "keep_last": 2, **(checkpoint or {})},
         **{"batch_size": 8, "worker": worker, "gpu_ids": -1, **keys},
     )
 
@@ -72,7 +72,7 @@ class RichSteps(toy.ToySteps):
         torch.rand(3)
 
     def train_step(self, epoch, iteration, data_dict):
-        x = data_dict["x"] + 0.01 * (random.random() + np.random.rand() + torch.rand(()))
+        x = data_dict["x"] * (random.random() + np.random.rand() + torch.rand(()))
         output_dict = {"y": self.model(x)}
         return output_dict, {"loss": nn.functional.mse_loss(output_dict["y"].float(), data_dict["y"])}
 

@@ -1,5 +1,6 @@
 """A run that is cut anywhere ends as if nothing had happened."""
 
+import shutil
 import signal
 import tempfile
 import unittest
@@ -38,8 +39,8 @@ def cutting(trainer_class, iteration=None, val_step=None):
     return Cutting
 
 
-class TestCuts(unittest.TestCase):
-    """Compared with the run that nobody cut: weights, optimizer, average, random numbers, metrics, TensorBoard."""
+class TestCutsBase(unittest.TestCase):
+    """Runs of the rich trainer, whole and cut, in a folder of the test's own."""
 
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -51,17 +52,31 @@ class TestCuts(unittest.TestCase):
 
     def train(self, name, set_up, *cuts):
         """Train to the end in as many runs as there are cuts, and one more; return the folder."""
+        for i, cut in enumerate(cuts):
+            self.cut_once(name, set_up, cut, i)
+        self.make(name, set_up, {}, len(cuts)).run()
+        return self.root / name
+
+    def cut_once(self, name, set_up, cut, i=0):
+        """Begin or go on with a run, until it is cut."""
+        with self.assertRaises(Interrupted) as caught:
+            self.make(name, set_up, cut, i).run()
+        self.assertEqual(caught.exception.code, 75)
+
+    def make(self, name, set_up, cut, i=0):
+        """Return the trainer of the i-th part of a run."""
         folder, config = self.root / name, rich.make_config(**set_up)
-        for i, cut in enumerate([*cuts, {}]):
-            seed_everything(config.trainer.seed if i == 0 else 99 + i)
-            session = toy.make_session(self, find_checkpoint(str(folder)) if i else None, folder)
-            trainer = cutting(rich.TRAINERS[config.trainer.mode], **cut)(config, session)
-            if not cut:
-                trainer.run()
-                return folder
-            with self.assertRaises(Interrupted) as caught:
-                trainer.run()
-            self.assertEqual(caught.exception.code, 75)
+        seed_everything(config.trainer.seed if i == 0 else 99 + i)
+        session = toy.make_session(self, find_checkpoint(str(folder)) if i else None, folder)
+        return cutting(rich.TRAINERS[config.trainer.mode], **cut)(config, session)
+
+    def copy_of(self, name, other):
+        """Return a copy of a run's folder."""
+        return Path(shutil.copytree(self.root / name, self.root / other))
+
+
+class TestCuts(TestCutsBase):
+    """Compared with the run that nobody cut: weights, optimizer, average, random numbers, metrics, TensorBoard."""
 
     def check(self, set_up, *cuts):
         whole = self.root / "whole"

@@ -1,0 +1,190 @@
+"""Kill training at random moments, go on, and compare with a run that nobody killed: python -m tests.chaos --kills 50.
+
+Every set-up trains a small network with augmentation, dropout, batch-norm, a moving average and a warm-up in processes
+of its own. SIGKILL goes to the whole process group, loader's workers and half-written files included; with
+``--gently`` the end is a SIGTERM, SIGINT or SIGUSR1 to the group, or an exception in the user's code, and the exit code
+and the time until the exit are looked at, too. In the end weights, optimizer, average, random numbers,
+``metrics.jsonl`` and TensorBoard's scalars must be equal, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import select
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from common.checkpoint import find_newest
+from common.checkpoint_file import read_checkpoint
+from common.engine import BaseTrainer
+from common.launch import launch
+from tests.compare import differences, metrics_of
+from tests.tests_common.engine import rich
+
+SAVE_EVERY = 5
+PROGRESS = {"epoch": 30, "iter_loss": 1, "iter_val": 31, "iter_save_checkpoint": SAVE_EVERY}
+WORKERS = {"0": (0, False), "2": (2, False), "2 persistent": (2, True)}
+GENTLE = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGUSR1: 75, None: 1}  # None: an exception
+HOOKS = ("before_train_epoch", "before_train_step", "after_backward", "after_train_step", "after_val_step")
+SET_UPS = list(itertools.product(("epoch", "iter"), (1, 3), WORKERS, ("fp32", "bf16")))
+
+
+class Chaos:
+    """One set-up: the run that nobody kills, and those that are killed.
+
+    Args:
+        folder: Where the experiments go.
+        set_up: Mode, accumulation, workers, precision.
+        draw: Draws the moments.
+    """
+
+    def __init__(self, folder: Path, set_up: tuple[str, int, str, str], draw: random.Random):
+        mode, accumulate, workers, precision = set_up
+        worker, self._persistent = WORKERS[workers]
+        self.config = rich.make_config(mode, accumulate, worker, precision, PROGRESS, resume="auto")
+        self.config = replace(self.config, dir=replace(self.config.dir, expr_dir=str(folder)))
+        self.folder, self._draw = folder, draw
+        self.kills = self.repeated = 0
+        self.slowest = 0.0
+        began = time.monotonic()
+        self.finish("whole")
+        self._duration = time.monotonic() - began
+
+    def start(self, name: str, end: Callable = lambda trainer: None) -> int:
+        """Start training in a process group of its own and return its number; ``end`` may plan the trainer's end."""
+        process = os.fork()
+        if process:
+            return process
+        os.setsid()
+        log = os.open(self.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        code = 1
+        try:
+            with launch(replace(self.config, name=name)) as session:
+                trainer = rich.TRAINERS[self.config.trainer.mode](self.config, session, self._persistent)
+                end(trainer)
+                trainer.run()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def finish(self, name: str) -> None:
+        """Train to the end."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.start(name), 0)[1])
+        if code != 0:
+            raise RuntimeError(f"{name}: cannot go on, exit code {code}: see {self.folder / name}.log")
+
+    def kill(self, name: str) -> bool:
+        """Train for a random time and kill; return whether it came to its end before."""
+        process = self.start(name)
+        time.sleep(self._draw.uniform(0, self._duration / 2))
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            if status:
+                raise RuntimeError(f"{name}: cannot go on, status {status}: see {self.folder / name}.log")
+            return True
+        os.killpg(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        self.kills += 1
+        self._measure(name)
+        return False
+
+    def interrupt(self, name: str) -> bool:
+        """Train until a signal or an exception ends it, and return whether it came to its end before."""
+        number, hook = self._draw.choice(list(GENTLE)), self._draw.choice(HOOKS)
+        calls = self._draw.randrange(1, 300)
+        began, told = os.pipe()
+
+        def end(trainer: BaseTrainer) -> None:
+            overridden, left = getattr(trainer, hook), [calls]
+
+            def counting(*arguments: object) -> object:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.write(told, struct.pack("d", time.monotonic()))
+                    if number is None:
+                        raise ZeroDivisionError("a mistake in the user's code")
+                    os.killpg(0, number)
+                return overridden(*arguments)
+
+            setattr(type(trainer), hook, lambda _self, *arguments: counting(*arguments))
+
+        code = os.waitstatus_to_exitcode(os.waitpid(self.start(name, end), 0)[1])
+        ended, (readable, _, _) = time.monotonic(), select.select([began], [], [], 0)
+        if readable:
+            self.kills += 1
+            self.slowest = max(self.slowest, ended - struct.unpack("d", os.read(began, 8))[0])
+            if code != GENTLE[number] or self.slowest > 5:
+                what = f"{number and signal.Signals(number).name} in {hook}"
+                raise RuntimeError(f"{name}: {what}: exit code {code} after {self.slowest:.1f} s")
+        elif code != 0:
+            raise RuntimeError(f"{name}: cannot go on, exit code {code}: see {self.folder / name}.log")
+        os.close(began), os.close(told)
+        return not readable
+
+    def _measure(self, name: str) -> None:
+        """Follow how many iterations a kill costs."""
+        if (self.folder / name / "metrics.jsonl").exists():
+            reached = max((line["step"] for line in metrics_of(self.folder / name)), default=0)
+            newest = find_newest(self.folder / name / "checkpoints")
+            saved = read_checkpoint(newest)["trainer"]["total_iterations"] if newest else 0
+            self.repeated = max(self.repeated, reached - saved)
+
+    def run(self, kills: int, gently: bool = False) -> list[str]:
+        """Kill so many times, in as many runs as that takes, and return what differs from the whole run."""
+        faults = []
+        for number in itertools.count():
+            name, ended = f"cut{number}", False
+            while self.kills < kills and not ended:
+                ended = self.interrupt(name) if gently else self.kill(name)
+            if not ended:
+                self.finish(name)
+            faults += differences(self.folder / "whole", self.folder / name)
+            if self.kills >= kills:
+                return faults
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return 0 if every run ended equal, 1 if one did not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="kills in all (default 50)")
+    parser.add_argument("--set_ups", type=int, default=len(SET_UPS), help=f"how many of the {len(SET_UPS)} set-ups")
+    parser.add_argument("--gently", action="store_true", help="by signals and exceptions instead of SIGKILL")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and of which set-ups come first")
+    arguments = parser.parse_args(argv)
+    torch.optim.SGD([torch.zeros(1)])  # imports most of torch, once for all processes that are started from here
+    draw, faults, kills = random.Random(arguments.seed), [], 0
+    set_ups = draw.sample(SET_UPS, arguments.set_ups)
+    for i, set_up in enumerate(set_ups):
+        with tempfile.TemporaryDirectory() as folder:
+            chaos = Chaos(Path(folder), set_up, draw)
+            found = chaos.run(arguments.kills * (i + 1) // len(set_ups) - kills, arguments.gently)
+        kills += chaos.kills
+        if arguments.gently:
+            cost = f"the slowest end took {chaos.slowest:.1f} s"
+        else:
+            cost = f"at most {chaos.repeated} iterations repeated (a save every {SAVE_EVERY}, one may be on its way)"
+        print(f"{set_up}: {chaos.kills} kills, {len(found)} differences, {cost}", *found, sep="\n  ", flush=True)
+        faults += found
+    print(f"{kills} kills, {len(faults)} differences")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
