@@ -6,13 +6,15 @@ import tempfile
 import unittest
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
+from loguru import logger
 
 from common.checkpoint_file import write_durably
 from common.config import load_config
 from common.errors import UserError
-from common.experiment import back_up, describe_environment, open_experiment, open_results
+from common.experiment import back_up, describe_environment, look_at_space, open_experiment, open_results
 from tests.tests_common.engine import toy
 
 
@@ -127,6 +129,35 @@ class TestBackUp(ExperimentTest):
     def test_job_of_a_nested_name(self):
         back_up(self.config, self.root / "mlp" / "run1", torch.device("cpu"))
         self.assertIn("--name mlp/run1_replicate ", (self.root / "mlp" / "run1" / "job.sh").read_text())
+
+    def test_secrets_are_for_the_owner(self):
+        folder = self.root / "run"
+        config = replace(self.config, model={"type": "MLP", "api_key": "geheim", "root": "s3://me:word@host/x"})
+        back_up(config, folder, torch.device("cpu"))
+        self.assertEqual((folder / "cfg_backup.yaml").stat().st_mode & 0o777, 0o600)
+        self.assertEqual(load_config(["--config", str(folder / "cfg_backup.yaml")]).model, config.model)
+        public = load_config(["--config", str(folder / "cfg_public.yaml")])
+        self.assertEqual(public.model, {"type": "MLP", "api_key": "***", "root": "s3://***@host/x"})
+        others = [path.read_text() for path in folder.iterdir() if path.name != "cfg_backup.yaml"]
+        self.assertFalse([text for text in others if "geheim" in text or "me:word" in text])
+
+    def test_without_secrets_there_is_one_copy(self):
+        back_up(self.config, self.root / "run", torch.device("cpu"))
+        self.assertFalse((self.root / "run" / "cfg_public.yaml").exists())
+
+    def test_space(self):
+        model = torch.nn.Linear(1000, 1000)
+        lines = []
+        handler = logger.add(lines.append, format="{level} {message}")
+        self.addCleanup(logger.remove, handler)
+        with mock.patch("shutil.disk_usage", lambda folder: mock.Mock(free=20 * 2**20)):
+            look_at_space(self.root, [model], must_fit=False)
+            self.assertRegex("".join(lines), "WARNING .*20 MiB are free on this disk, and a checkpoint may take 15 MiB")
+            with self.assertRaisesRegex(UserError, "20 MiB are free.*checkpoint.on_error continue"):
+                look_at_space(self.root, [model], must_fit=True)
+        with mock.patch("shutil.disk_usage", lambda folder: mock.Mock(free=40 * 2**20)):
+            look_at_space(self.root, [model], must_fit=True)
+        self.assertEqual(len(lines), 1)
 
     def test_environment(self):
         text = describe_environment(torch.device("cpu"))

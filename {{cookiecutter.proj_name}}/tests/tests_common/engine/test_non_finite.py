@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import unittest
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 from common.errors import RunError
 from common.optim import build_optimizer
 from common.schema import OptimizerConfig
+from common.signals import Interrupted
 from common.updater import Updater
 from tests.tests_common.engine import toy
 
@@ -105,6 +107,34 @@ class TestTraining(unittest.TestCase):
     def test_a_run_that_only_skips_ends(self):
         config = toy.make_config({"non_finite": "skip"}, progress={"epoch": 60}, batch_size=4)
         trainer = poison(toy.ToyIterTrainer, "nan loss", range(20, 400))(config, toy.make_session(self))
+        with self.assertRaisesRegex(RunError, "for the 100th time in a row"):
+            trainer.run()
+        self.assertEqual(trainer.total_iterations, 120)
+
+    def cut_and_go_on(self, at, progress, cut_at):
+        """Train by epochs with lost steps, cut the run after an iteration, and go on."""
+        optim = {"lr_scheduler": {"type": "StepLR", "step_size": 1}}
+        config = toy.make_config({"non_finite": "skip"}, optim, progress, batch_size=4)
+        base = poison(toy.ToyEpochTrainer, "nan loss", at)
+
+        class Cut(base):
+            def after_train_step(self, *_):
+                if self.total_iterations + 1 == cut_at:
+                    self._stop_request.number = signal.SIGTERM
+
+        first = Cut(config, toy.make_session(self))
+        with self.assertRaises(Interrupted):
+            first.run()
+        folder = first.session.folder
+        return base(config, toy.make_session(self, folder / "checkpoints" / "latest.pt", folder))
+
+    def test_a_schedule_remembers_the_steps_before_a_cut(self):
+        trainer = self.cut_and_go_on(range(3, 6), {"epoch": 1}, cut_at=4)
+        trainer.run()
+        self.assertEqual(trainer.schedulers["main"].last_epoch, 1)
+
+    def test_lost_steps_are_counted_across_a_cut(self):
+        trainer = self.cut_and_go_on(range(20, 400), {"epoch": 60}, cut_at=70)
         with self.assertRaisesRegex(RunError, "for the 100th time in a row"):
             trainer.run()
         self.assertEqual(trainer.total_iterations, 120)

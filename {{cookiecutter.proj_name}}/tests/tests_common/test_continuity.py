@@ -1,0 +1,61 @@
+"""A run goes on with the settings it began with."""
+
+import unittest
+
+from loguru import logger
+
+from common.continuity import Continuity
+from common.errors import UserError
+from common.schema import DatasetConfig
+from tests.tests_common.engine import toy
+
+
+def make(trainer=None, optim=None, progress=None, checkpoint=None, **keys):
+    """Return the part of a run with these settings."""
+    return Continuity(toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, **keys}))
+
+
+class TestContinuity(unittest.TestCase):
+    """What may change, what may change if it is told so, and what may not."""
+
+    def test_what_may_change(self):
+        changed = make(
+            {"early_stop": 3, "non_finite": "skip"},
+            progress={"epoch": 99, "iter_val": 3},
+            worker=2,
+            name="other",
+            dataset=DatasetConfig(train={"type": "A", "worker": 1}, val={"type": "C"}),
+        )
+        changed.load_state_dict(make(dataset=DatasetConfig(train={"type": "A"}, val={"type": "B"})).state_dict())
+
+    def test_what_is_part_of_the_state(self):
+        for keys, message in (
+            ({"optim": {"lr": 0.5}}, "another one: optim.lr was 0.1, is 0.5"),
+            ({"optim": {"type": "Adam"}}, 'optim.type was "SGD", is "Adam"'),
+            ({"optim": {"lr_scheduler": {"type": "StepLR"}}}, 'optim.lr_scheduler.type was None, is "StepLR"'),
+            ({"model": {"type": "MLP", "hidden": 3}}, "model.hidden was None, is 3"),
+        ):
+            for allow_changed in (False, True):
+                with self.assertRaisesRegex(UserError, f"{message}.*--progress.start_epoch 0"):
+                    make(**keys, checkpoint={"allow_changed": allow_changed}).load_state_dict(make().state_dict())
+
+    def test_what_may_change_if_it_is_told_so(self):
+        for keys, message in (
+            ({"batch_size": 64}, "batch_size times processes was 32, is 64"),
+            ({"trainer": {"seed": 1}}, "trainer.seed was 0, is 1"),
+            ({"trainer": {"accumulate": 2}}, "trainer.accumulate was 1, is 2"),
+            ({"optim": {"clip_gradients": 1.0}}, "optim.clip_gradients was 0.0, is 1.0"),
+            ({"loss": {"ce": {"weight": 2}}}, "loss.ce.weight was None, is 2"),
+            ({"dataset": DatasetConfig(train={"type": "A"})}, 'dataset.train.type was None, is "A"'),
+        ):
+            with self.assertRaisesRegex(UserError, f"not go on exactly: {message}.*--checkpoint.allow_changed true"):
+                make(**keys).load_state_dict(make().state_dict())
+            lines = []
+            handler = logger.add(lines.append, format="{level} {message}")
+            make(**keys, checkpoint={"allow_changed": True}).load_state_dict(make().state_dict())
+            logger.remove(handler)
+            self.assertIn(f"WARNING going on with changed settings: {message}", "".join(lines))
+
+    def test_secrets_are_not_kept(self):
+        state = make(dataset=DatasetConfig(train={"type": "A", "token": "geheim"})).state_dict()
+        self.assertEqual(state["dataset.train.token"], '"***"')
