@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,14 +48,19 @@ class Checkpointer:
         self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
         self._copy, self._thread = HostCopy(), ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
+        self._latest_is_good = False
         if get_rank() == 0:
             for leftover in folder.glob("*.pt.tmp"):
                 leftover.unlink()
 
-    def save(self, *names: str) -> None:
+    def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
         """Save the present state under each of the names (without ``.pt``). Collective: every rank calls it.
 
         Returns as soon as the state is copied. If the last save is still being written, waits for it first.
+
+        Args:
+            *names: The names.
+            obsolete: Names of files to delete once this one is proven good.
 
         Raises:
             RunError: The last save failed, with ``stop_on_error``.
@@ -63,7 +68,7 @@ class Checkpointer:
         self.wait()
         state = {name: part.state_dict() for name, part in self._parts.items()}
         if get_rank() == 0:
-            self._writing = self._thread.submit(self._write, self._copy.take(state), names)
+            self._writing = self._thread.submit(self._write, self._copy.take(state), names, tuple(obsolete))
 
     def wait(self) -> None:
         """Wait until the last save is on the disk.
@@ -110,18 +115,18 @@ class Checkpointer:
             try:
                 part.load_state_dict(state[name])
             except UserError as error:
-                raise UserError(f"{path}: {error}") from None
+                raise UserError(f"{path}: {one_line(error, 2000)}") from None
             except Exception as error:  # whatever a part meets in a state that is not its own
                 raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
 
-    def _write(self, state: dict[str, Any], names: tuple[str, ...]) -> None:
+    def _write(self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple[str, ...] = ()) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
         self.folder.mkdir(parents=True, exist_ok=True)
         targets = [self.folder / f"{name}.pt" for name in names]
         latest, beside = self.folder / "latest.pt", self.folder / f"{names[0]}.pt.tmp"
         try:
             write_durably(state, beside)
-            if latest in targets and latest.exists():
+            if latest in targets and self._is_good(latest):
                 link(latest, latest.with_name("previous.pt"))
             for target in targets[1:]:
                 link(beside, target)
@@ -129,19 +134,23 @@ class Checkpointer:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
+        self._latest_is_good |= latest in targets
         flush_folder(self.folder)
-        self._prune(targets[0])
+        self._prune(targets[0], [self.folder / f"{name}.pt" for name in obsolete])
 
-    def _prune(self, newest: Path) -> None:
-        """Delete the oldest numbered files beyond ``keep_last``, once the newest file is proven good."""
-        if self._keep_last is None:
-            return
-        numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
-        doomed = numbered[self._keep_last :]
+    def _is_good(self, latest: Path) -> bool:
+        """Return whether ``latest.pt`` may take the place of ``previous.pt``, from which this run may have gone on."""
+        return latest.exists() and (self._latest_is_good or find_fault(latest) is None)
+
+    def _prune(self, newest: Path, doomed: list[Path]) -> None:
+        """Delete those files and the oldest numbered ones beyond ``keep_last``, once the newest is proven good."""
+        if self._keep_last is not None:
+            numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
+            doomed = doomed + numbered[self._keep_last :]
         if doomed and find_fault(newest):
             raise OSError(f"{newest} does not read back as it was written, so that no older one is deleted")
         for path in doomed:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def newest_first(folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -150,7 +151,9 @@ def _check_there(path: Path) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds, which all mean this
         raise UserError(f"{path}: no checkpoint: it is foreign, damaged, or asks for code to be run") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):

@@ -103,7 +103,7 @@ def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: boo
     free = shutil.disk_usage(folder).free
     if free > 8 * weights:
         return
-    text = f"{folder}: {free / 2**20:.0f} MiB are free on this disk, and a checkpoint may take {weights / 2**18:.0f} MiB"
+    text = f"{folder}: {free / 2**20:.0f} MiB are free on the disk, and a checkpoint may take {weights / 2**18:.0f} MiB"
     if must_fit:
         raise UserError(f"{text}; checkpoint.on_error continue would train all the same")
     add_log(text, "WARNING")

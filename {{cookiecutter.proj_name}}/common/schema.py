@@ -141,6 +141,8 @@ class CheckpointConfig:
     """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
     best_larger: bool = True
     """Whether a larger best_metric is better."""
+    keep_best: int = 1
+    """How many of the best to keep. With more than 1 also as best_<metric>_iter_NNNNNN.pt."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from common.errors import UserError, nearest
@@ -15,11 +16,16 @@ class Selection:
         larger: Whether larger is better.
         patience: ``should_stop`` after so many validations without a better one. 0: never.
         min_delta: How much better counts as better for the patience.
+        keep: How many of the best have a place in ``top``; with 1 the best alone is told by ``update``.
     """
 
-    def __init__(self, metric: str | None, larger: bool = True, patience: int = 0, min_delta: float = 0.0):
+    def __init__(
+        self, metric: str | None, larger: bool = True, patience: int = 0, min_delta: float = 0.0, keep: int = 1
+    ):
         self.metric = metric
         self.best: float | None = None
+        self.top: list[tuple[float, str]] = []
+        self._places = keep if keep > 1 else 0
         self._sign = 1.0 if larger else -1.0
         self._patience, self._min_delta = patience, min_delta
         self._reference: float | None = None
@@ -47,6 +53,16 @@ class Selection:
             return True
         return False
 
+    def place(self, summary: Mapping[str, float], name: str) -> list[str]:
+        """Enter a validation among the best ones by a name, and return the names that have no place there any more."""
+        score = math.nan if self.metric is None else summary[self.metric]
+        if not math.isnan(score):
+            self.top.append((score, name))
+        self.top.sort(key=lambda entry: -self._sign * entry[0])
+        dropped = [other for _, other in self.top[self._places :]]
+        del self.top[self._places :]
+        return dropped if not math.isnan(score) else [*dropped, name]
+
     @property
     def should_stop(self) -> bool:
         """Whether the patience is used up."""
@@ -54,12 +70,14 @@ class Selection:
 
     def state_dict(self) -> dict:
         """Return the best score and the patience used."""
-        return {"metric": self.metric, "best": self.best, "reference": self._reference, "stale": self._stale}
+        own = {"metric": self.metric, "best": self.best, "top": self.top}
+        return own | {"reference": self._reference, "stale": self._stale}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from ``state_dict``; another metric begins anew."""
         if state["metric"] == self.metric:
             self.best, self._reference, self._stale = state["best"], state["reference"], state["stale"]
+            self.top = [(score, name) for score, name in state["top"]]
 
     def _better(self, score: float, than: float | None, by: float = 0.0) -> bool:
         if score != score:  # NaN is never the best

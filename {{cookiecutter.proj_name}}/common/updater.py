@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,6 +65,7 @@ class Updater:
         self._config, self._on_lost = config, on_lost
         self._inputs = self.parameters if only else None
         self._clip_limit = 0.0
+        self._on_cpu = device == "cpu"
         self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused"))
         self._losses: list[torch.Tensor] = []
         self._outcome: _Outcome | None = None
@@ -82,7 +84,9 @@ class Updater:
         """
         self._losses.append(loss.detach())
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward(scaled.detach() * 0 + 1, inputs=self._inputs, retain_graph=retain_graph)
+        # A CPU's value is read in no time; elsewhere reading it would wait for the device.
+        is_fine = self._on_cpu and math.isfinite(scaled.item())
+        scaled.backward(None if is_fine else scaled.detach() * 0 + 1, inputs=self._inputs, retain_graph=retain_graph)
         if closes_window:
             self._unscale()
 
@@ -163,7 +167,7 @@ class Updater:
         return {"updater": self} | {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
-        """Return the counters, what was measured last and, within an accumulation window, each rank's gradients so far. Collective."""
+        """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective."""
         self.settle()
         gradients = {i: p.grad.cpu() for i, p in enumerate(self.parameters) if p.grad is not None}
         counters = {"steps": self.steps, "lost_in_a_row": self.lost_in_a_row, "moved": self._moved}
@@ -190,7 +194,7 @@ class Updater:
 
     def _step_now(self, norm: torch.Tensor) -> bool:
         """Step if the norm of the gradients is finite, and return whether that was so."""
-        moved = bool(norm.isfinite())
+        moved = math.isfinite(norm.item())
         if moved:
             self.optimizer.step()
             if self.ema is not None:

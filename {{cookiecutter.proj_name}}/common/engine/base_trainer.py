@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 
 from common import endpoints
 from common.device import move_to
+from common.engine.batches import stop_workers
 from common.engine.between_steps import BetweenSteps, is_due
 from common.engine.failures import explain
 from common.engine.report import closing_summary, format_scalars, start_banner
@@ -44,6 +45,7 @@ class BaseTrainer(BetweenSteps):
             closing(self._monitor),
             closing(self._progress),
             closing(self._checkpointer),
+            self._workers_ended(),
         ):
             try:
                 self._train()
@@ -54,6 +56,14 @@ class BaseTrainer(BetweenSteps):
                     raise
                 raise named from error
         closing_summary(self, began)
+
+    @contextmanager
+    def _workers_ended(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            stop_workers(self.train_loader)
+            stop_workers(self.val_loader)
 
     def _train(self) -> None:
         self._start_conferring()

@@ -25,3 +25,11 @@ def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
 def find_size_at(loader: DataLoader) -> Callable[[int], int] | None:
     """Return the function that tells how many samples a batch holds, or None for a loader that cannot tell."""
     return getattr(getattr(loader, "batch_sampler", None), "size_at", None)
+
+
+def stop_workers(loader: DataLoader | None) -> None:
+    """End a loader's persistent workers, which otherwise live until Python happens to collect the loader."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from common.device import move_to
 from common.distributed import barrier, gather, get_rank
 from common.engine.batches import find_size_at
 from common.engine.evaluating import evaluating
+from common.engine.faults import Faults
 from common.engine.report import format_scalars
-from common.engine.trainer_parts import TrainerParts
 from common.logger import add_log
 from common.meters import Meters
 from common.parallel import sync_buffers
@@ -25,7 +25,7 @@ from common.signals import Interrupted
 _CONFER_EVERY = 1.0  # seconds
 
 
-class BetweenSteps(TrainerParts):
+class BetweenSteps(Faults):
     """The part of a trainer that runs while the state is sound: any moment of it can be saved and gone on from.
 
     What is due stands in ``self.due`` and is a part of the state. So a run that is cut in a validation begins that
@@ -65,12 +65,13 @@ class BetweenSteps(TrainerParts):
             getattr(self, f"_{self.due[0]}")()
             del self.due[0]
         names, self.keep = self.keep, []
+        obsolete, self.drop = self.drop, []
         if names:
-            self._save(*dict.fromkeys(["latest", *names]))
+            self._save(*dict.fromkeys(["latest", *names]), obsolete=obsolete)
         self._progress.restart_clock(self.total_iterations)
 
-    def _save(self, *names: str) -> None:
-        self._checkpointer.save(*names)
+    def _save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
+        self._checkpointer.save(*names, obsolete=obsolete)
         self._saved_at = time.monotonic()
 
     def _confer(self) -> None:
@@ -126,6 +127,10 @@ class BetweenSteps(TrainerParts):
             updater.step_plateau(summary_dict.get(self.selection.metric))
         if is_best:
             self.keep.append(f"best_{self.selection.metric}")
+        name = f"best_{self.selection.metric}_iter_{self.total_iterations:06d}"
+        dropped = self.selection.place(summary_dict, name)
+        self.keep += [name] if name not in dropped else []
+        self.drop += [other for other in dropped if other != name]
 
     def _val_epoch(self, epoch: int) -> dict[str, float]:
         meters, size_at = Meters(), find_size_at(self.val_loader)

@@ -78,6 +78,14 @@ class TestCheckpointer(CheckpointTest):
             self.save(checkpointer, "latest", value=value)
         self.assertEqual((self.value_in("latest.pt"), self.value_in("previous.pt")), (3.0, 2.0))
 
+    def test_a_damaged_one_never_replaces_the_one_before(self):
+        checkpointer = self.make()
+        for value in (1.0, 2.0):
+            self.save(checkpointer, "latest", value=value)
+        (self.folder / "latest.pt").write_bytes(b"damaged")
+        self.save(self.make(), "latest", value=3.0)
+        self.assertEqual((self.value_in("latest.pt"), self.value_in("previous.pt")), (3.0, 1.0))
+
     def test_keeps_the_last_numbered_ones_and_all_others(self):
         checkpointer = self.make(keep_last=2)
         for name in ("epoch_009", "best_x", "iter_000095", "epoch_010", "final", "epoch_100"):
@@ -212,7 +220,9 @@ class TestKilledSaves(CheckpointTest):
             def __exit__(self, *_):
                 self.file.close()
 
-        Path.open = counted(lambda path, mode="r", *keys: (Counting if "w" in mode else lambda f: f)(opened(path, mode)))
+        Path.open = counted(
+            lambda path, mode="r", *keys: (Counting if "w" in mode else lambda f: f)(opened(path, mode))
+        )
 
 
 class TestFinding(CheckpointTest):

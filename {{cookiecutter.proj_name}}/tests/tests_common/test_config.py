@@ -165,7 +165,7 @@ class TestFiles(ConfigTest):
             "optim:\n named:\n  g: {lrr: 3}": "3: optim.named.g.lrr: unknown key, did you mean 'optim.named.g.lr'?",
             "lr: 3": "a.yaml:1: lr: unknown key, did you mean 'optim.lr'?",
             "dist: {zzz: 1}": "a.yaml:1: dist.zzz: unknown key, known: backend, timeout",
-            "dataset:\n  test: {}": "a.yaml:2: dataset.test: unknown key, known: bad_sample, bad_sample_limit, eval, train, val",
+            "dataset:\n  test: {}": "a.yaml:2: dataset.test: unknown key, known: bad_sample, bad_sample_limit, eval",
             "1: 2": "a.yaml:1: 1: unknown key",
         }
         for text, message in cases.items():

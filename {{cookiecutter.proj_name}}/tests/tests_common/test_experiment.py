@@ -152,7 +152,7 @@ class TestBackUp(ExperimentTest):
         self.addCleanup(logger.remove, handler)
         with mock.patch("shutil.disk_usage", lambda folder: mock.Mock(free=20 * 2**20)):
             look_at_space(self.root, [model], must_fit=False)
-            self.assertRegex("".join(lines), "WARNING .*20 MiB are free on this disk, and a checkpoint may take 15 MiB")
+            self.assertRegex("".join(lines), "WARNING .*20 MiB are free on the disk, and a checkpoint may take 15 MiB")
             with self.assertRaisesRegex(UserError, "20 MiB are free.*checkpoint.on_error continue"):
                 look_at_space(self.root, [model], must_fit=True)
         with mock.patch("shutil.disk_usage", lambda folder: mock.Mock(free=40 * 2**20)):

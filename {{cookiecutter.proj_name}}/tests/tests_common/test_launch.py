@@ -1,6 +1,7 @@
 """Devices, ways out, and what several processes agree on."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from loguru import logger
 
 from common.errors import UserError
 from common.launch import choose_device, launch
+from common.signals import Interrupted
 from tests.tests_common.engine import toy
 
 PROJECT = Path(__file__).parents[2]
@@ -104,9 +106,9 @@ class TestWaysOut(unittest.TestCase):
         self.assertIn("Traceback", log)
 
     def test_an_interruption(self):
-        left, said, _ = self.leave_by(KeyboardInterrupt())
-        self.assertEqual((type(left), left.code), (SystemExit, 130))
-        self.assertIn("interrupted", said)
+        left, said, _ = self.leave_by(Interrupted(signal.SIGINT))
+        self.assertEqual(left.code, 130)
+        self.assertIn("ended by SIGINT, exit code 130", said)
         self.assertNotIn("Traceback", said)
 
     def test_a_fault_in_code_keeps_its_traceback(self):

@@ -6,9 +6,11 @@ from common.secrets import find_secrets, hide, redact
 
 CONFIG = {
     "name": "run",
-    "dataset": {"train": {"api_token": "t0k", "max_tokens": 512, "root": "s3://user:pa55@host/data", "keys": ["k1", "k2"]}},
+    "dataset": {
+        "train": {"api_token": "t0k", "max_tokens": 512, "root": "s3://user:pa55@host/data", "keys": ["k1", "k2"]}
+    },
     "model": {"hidden_sizes": [64], "Password": "geheim", "kind": "mlp"},
-}  # fmt: skip
+}
 
 
 class TestSecrets(unittest.TestCase):

@@ -53,6 +53,15 @@ class TestSelection(unittest.TestCase):
         self.assertFalse(other.update({"score": 0.45}))
         self.assertTrue(other.should_stop)
 
+    def test_places(self):
+        selection = Selection("score", larger=False, keep=2)
+        scores = {"a": 0.5, "b": 0.7, "c": 0.6, "d": math.nan, "e": 0.1, "f": 0.5}
+        dropped = {name: selection.place({"score": score}, name) for name, score in scores.items()}
+        self.assertEqual(dropped, {"a": [], "b": [], "c": ["b"], "d": ["d"], "e": ["c"], "f": ["f"]})
+        other = Selection("score", larger=False, keep=2)
+        other.load_state_dict(selection.state_dict())
+        self.assertEqual(other.place({"score": 0.2}, "g"), ["a"])
+
     def test_state_of_another_metric_begins_anew(self):
         _, selection = self.bests([0.5])
         other = Selection("loss")

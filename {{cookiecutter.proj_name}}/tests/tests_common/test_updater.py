@@ -92,4 +92,6 @@ class TestUpdater(unittest.TestCase):
 
     def test_parts(self):
         self.assertEqual(set(self.make().parts()), {"updater", "optimizer", "scheduler"})
-        self.assertEqual(set(self.make("fp16", ema_decay=0.5).parts()), {"updater", "optimizer", "scheduler", "scaler", "ema"})
+        self.assertEqual(
+            set(self.make("fp16", ema_decay=0.5).parts()), {"updater", "optimizer", "scheduler", "scaler", "ema"}
+        )

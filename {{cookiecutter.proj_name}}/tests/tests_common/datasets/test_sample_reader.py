@@ -99,7 +99,7 @@ class TestBrokenSamples(unittest.TestCase):
     """Raise with index and path, or replace and count."""
 
     def test_raise(self):
-        text = r"dataset.train: sample (4|5|17) \(images/\1.png\) cannot be read: OSError: truncated file; --dataset.bad"
+        text = r"dataset.train: sample (4|5|17) \(images/\1.png\) cannot be read: OSError: truncated file; --dataset"
         for worker in (0, 1):
             with self.subTest(worker=worker), self.assertRaises(RunError) as caught:
                 read(Broken(), worker=worker, where="dataset.train")

@@ -1,4 +1,4 @@
-"""A trainer with everything that a resume can get wrong: augmentation, dropout, batch-norm, EMA, warm-up, validation."""
+"""A trainer with all that a resume can get wrong: augmentation, dropout, batch-norm, EMA, warm-up, validation."""
 
 import random
 

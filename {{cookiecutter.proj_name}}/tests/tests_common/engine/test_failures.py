@@ -110,7 +110,7 @@ class TestNamed(unittest.TestCase):
 
         trainer = rich.RichEpochTrainer(rich.make_config(), toy.make_session(self))
         trainer.register_loader(make_loader(Dying(), 8, worker=1, training=True))
-        with self.assertRaisesRegex(RunError, "a process that loads data died .*Killed.*lower worker"):
+        with self.assertRaisesRegex(RunError, "a process that loads data died .*lower worker"):
             trainer.run()
 
     def test_others_stay_as_they_are(self):

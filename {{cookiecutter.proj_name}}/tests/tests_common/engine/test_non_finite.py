@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from common.errors import RunError
 from common.optim import build_optimizer
-from common.schema import OptimizerConfig
+from common.schema import DebugConfig, OptimizerConfig
 from common.signals import Interrupted
 from common.updater import Updater
 from tests.tests_common.engine import toy
@@ -140,7 +140,7 @@ class TestTraining(unittest.TestCase):
         self.assertEqual(trainer.total_iterations, 120)
 
     def test_debug_mode_keeps_the_batch(self):
-        config = toy.make_config(batch_size=4, debug=toy.DebugConfig(debug_mode=True))
+        config = toy.make_config(batch_size=4, debug=DebugConfig(debug_mode=True))
         self.addCleanup(torch.autograd.set_detect_anomaly, False)
         trainer = poison(toy.ToyEpochTrainer, "nan gradient", {7})(config, toy.make_session(self))
         with self.assertRaisesRegex(RunError, "epoch 1 iteration 2: a gradient of this batch"):

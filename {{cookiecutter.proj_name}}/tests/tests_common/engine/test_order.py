@@ -46,9 +46,9 @@ def recording(trainer_class, events):
             events.append("log")
             super()._log_iteration(*arguments)
 
-        def _save(self, *names):
+        def _save(self, *names, **keys):
             events.append(f"save {' '.join(names)}")
-            super()._save(*names)
+            super()._save(*names, **keys)
 
     return Recording
 

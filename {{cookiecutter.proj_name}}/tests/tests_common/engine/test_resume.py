@@ -53,6 +53,27 @@ class TestLonger(unittest.TestCase):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["epoch"] for line in lines if line["split"] == "val"], [0, 1, 2])
 
+    def test_what_your_own_trainer_remembers(self):
+        class Remembering(toy.ToyEpochTrainer):
+            seen = 0
+
+            def after_train_step(self, *_):
+                self.seen += 1
+
+            def state_dict(self):
+                return super().state_dict() | {"seen": self.seen}
+
+            def load_state_dict(self, state):
+                super().load_state_dict(state)
+                self.seen = state["seen"]
+
+        first = Remembering(toy.make_config(), toy.make_session(self))
+        first.run()
+        latest = first.session.folder / "checkpoints" / "latest.pt"
+        second = Remembering(toy.make_config(progress={"epoch": 3}), toy.make_session(self, latest))
+        second.run()
+        self.assertEqual(second.seen, second.total_iterations)
+
     def test_with_other_settings(self):
         first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
         first.run()

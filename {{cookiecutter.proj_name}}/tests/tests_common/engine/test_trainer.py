@@ -132,7 +132,52 @@ class TestSelection(unittest.TestCase):
     def test_keep_last(self):
         trainer = self.run_with_scores([0.3, 0.2, 0.1, 0.0], {"epoch_save_checkpoint": 1}, keep_last=2)
         files = {path.name for path in (trainer.session.folder / "checkpoints").iterdir()}
-        self.assertEqual(files, {"epoch_003.pt", "epoch_004.pt", "best_score.pt", "latest.pt", "previous.pt", "final.pt"})
+        self.assertEqual(
+            files, {"epoch_003.pt", "epoch_004.pt", "best_score.pt", "latest.pt", "previous.pt", "final.pt"}
+        )
+
+    def test_keep_best(self):
+        trainer = self.run_with_scores([0.3, 0.5, math.nan, 0.1, 0.4, 0.2], keep_best=3)
+        folder = trainer.session.folder / "checkpoints"
+        epochs = {path.stem: read_checkpoint(path)["trainer"]["epoch"] for path in folder.glob("best_*")}
+        steps = trainer.iterations_per_epoch
+        expected = {f"best_score_iter_{epoch * steps:06d}": epoch for epoch in (1, 2, 5)}
+        self.assertEqual(epochs, expected | {"best_score": 2})
+
+    def test_keep_best_across_a_cut(self):
+        scores = [0.3, 0.5, 0.4, 0.6]
+
+        def run(trainer):
+            trainer.after_val_epoch = lambda epoch, summary_dict: summary_dict.update(score=scores[epoch])
+            trainer.run()
+
+        config = toy.make_config(
+            progress={"epoch": 4, "epoch_eval": 1}, checkpoint={"best_metric": "score", "keep_best": 2}
+        )
+        first = toy.ToyEpochTrainer(config, toy.make_session(self))
+
+        class Tester:
+            """Is called while there is a file to delete, in the third epoch."""
+
+            calls = 0
+
+            def run(self, folder):
+                self.calls += 1
+                if self.calls == 3:
+                    raise ZeroDivisionError
+                return {}
+
+        first.register_tester(Tester())
+        with self.assertRaises(ZeroDivisionError):
+            run(first)
+        folder = first.session.folder
+        latest = folder / "checkpoints" / "latest.pt"
+        self.assertEqual(len(read_checkpoint(latest)["trainer"]["drop"]), 1)
+        second = toy.ToyEpochTrainer(config, toy.make_session(self, latest, folder))
+        run(second)
+        files = {path.stem for path in (folder / "checkpoints").glob("best_*")}
+        steps = second.iterations_per_epoch
+        self.assertEqual(files, {"best_score", f"best_score_iter_{2 * steps:06d}", f"best_score_iter_{4 * steps:06d}"})
 
     def test_within_an_epoch(self):
         progress = {"epoch": 1, "epoch_val": 0, "iter_val": 4, "iter_save_checkpoint": 4}

@@ -11,7 +11,7 @@ from common.engine import EpochBasedTrainer, IterBasedTrainer
 from common.launch import Session
 from common.metrics import MeanMetric, MetricSet
 from common.optim import build_optimizer, build_scheduler
-from common.schema import CheckpointConfig, Config, DebugConfig, OptimConfig, ProgressConfig, TrainerConfig
+from common.schema import CheckpointConfig, Config, OptimConfig, ProgressConfig, TrainerConfig
 from common.seed import seed_everything
 
 
