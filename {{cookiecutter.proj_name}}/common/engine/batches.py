@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from torch.utils.data import DataLoader
@@ -31,5 +32,6 @@ def stop_workers(loader: DataLoader | None) -> None:
     """End a loader's persistent workers, which otherwise live until Python happens to collect the loader."""
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
-        iterator._shutdown_workers()
+        with suppress(RuntimeError):  # that one of them has died already
+            iterator._shutdown_workers()
         loader._iterator = None

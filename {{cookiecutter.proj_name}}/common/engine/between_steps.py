@@ -20,7 +20,7 @@ from common.logger import add_log
 from common.meters import Meters
 from common.parallel import sync_buffers
 from common.seed import random_state_kept
-from common.signals import Interrupted
+from common.signals import Interrupted, overlook_children
 
 _CONFER_EVERY = 1.0  # seconds
 
@@ -101,6 +101,7 @@ class BetweenSteps(Faults):
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say where to go on."""
+        overlook_children()
         agreed = self._is_alone or error is self._failure or isinstance(error, Interrupted)
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ends by an error"
         if self._is_sound and agreed:

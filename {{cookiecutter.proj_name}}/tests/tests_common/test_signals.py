@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from common.signals import Interrupted, StopRequest, end_at_once, handling
+from common.signals import Interrupted, StopRequest, end_at_once, handling, overlook_children
 
 PROJECT = Path(__file__).parents[2]
 
@@ -66,6 +66,15 @@ class TestHandling(unittest.TestCase):
                 os.kill(os.getpid(), signal.SIGTERM)  # the second ends it
                 os._exit(0)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]), -signal.SIGTERM)
+
+    def test_a_dead_helper_is_overlooked(self):
+        def report(*_):
+            raise RuntimeError("DataLoader worker is killed by signal: Killed")
+
+        before = signal.signal(signal.SIGCHLD, report)
+        self.addCleanup(signal.signal, signal.SIGCHLD, before)
+        overlook_children()
+        os.kill(os.getpid(), signal.SIGCHLD)
 
 
 class TestProcess(unittest.TestCase):
