@@ -27,7 +27,7 @@ def test_built_ahead_of_time_with_a_new_one(tmp_path):
     (project / "use_ops.py").write_text(re.search(r"```python\n# use_ops.py\n(.*?)```", page, re.DOTALL)[1])
     assert python("use_ops.py", cwd=project, env=settings).stdout == "torch.Size([8, 3])\n"
     assert not run("git", "status", "--short", "my_net/ops/build", cwd=project).stdout
-    assert "my_net/ops/" in page and "custom.ops" not in page
+    assert "my_net/ops/" in page and "from custom" not in page
 
 
 @compiler
