@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
@@ -77,13 +77,8 @@ class StopRequest:
 
 
 def overlook_children() -> None:
-    """Let no dead helper interrupt from here on: torch raises the end of a loader's worker wherever Python may be.
-
-    A run that ends by an error, of which that may be the cause, saves undisturbed.
-    """
+    """Let the death of a child process interrupt nothing from here on."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        with suppress(RuntimeError):  # what has been waiting for its turn
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from common.datasets.sample_reader import Batch, SampleReader
 from common.distributed import get_rank, get_world_size
 from common.seed import derive_seed
-from common.signals import pass_over_signals
+from common.signals import overlook_children, pass_over_signals
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
@@ -74,6 +74,19 @@ class PositionedBatchSampler(Sampler[list[int]]):
         return order[get_rank() :: world]
 
 
+class Loader(DataLoader):
+    """A loader that finds out where it is asked for a batch that a worker has died, which takes up to 5 s.
+
+    torch's own handler would raise that at once wherever Python may be, also within a step or a save.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the batches of a pass."""
+        batches = super().__iter__()
+        overlook_children()
+        return batches
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -83,7 +96,7 @@ def make_loader(
     pin_memory: bool = False,
     persistent_workers: bool = True,
     **reading: Any,
-) -> DataLoader:
+) -> Loader:
     """Return this rank's loader of a data set.
 
     Args:
@@ -96,7 +109,7 @@ def make_loader(
         persistent_workers: Let the workers live as long as the loader, not start anew every epoch.
         **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` that stands around the data set.
     """
-    return DataLoader(
+    return Loader(
         SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, shuffle=training, seed=seed, even=training),
         num_workers=worker,

@@ -20,7 +20,7 @@ from common.logger import add_log
 from common.meters import Meters
 from common.parallel import sync_buffers
 from common.seed import random_state_kept
-from common.signals import Interrupted, overlook_children
+from common.signals import Interrupted
 
 _CONFER_EVERY = 1.0  # seconds
 
@@ -101,7 +101,6 @@ class BetweenSteps(Faults):
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say where to go on."""
-        overlook_children()
         agreed = self._is_alone or error is self._failure or isinstance(error, Interrupted)
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ends by an error"
         if self._is_sound and agreed:
@@ -110,7 +109,7 @@ class BetweenSteps(Faults):
             barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:
-            add_log(f"{reason} within a step, {self._place()}; what was saved before stays as it is", "WARNING")
+            add_log(f"{reason} within a step, after {self._place()}; the last save is what counts", "WARNING")
 
     def _place(self) -> str:
         doing = f"{self.due[0]}, " if self.due else ""
@@ -170,13 +169,13 @@ class BetweenSteps(Faults):
         The random numbers inside depend on the seed and the iteration alone, and do not move those of the training.
         """
         averages = [updater.ema for updater in self._updaters.values() if updater.ema]
-        sync_buffers(self._bare.values())
         training, self.models = self.models, self._val_models
         try:
             with (
                 random_state_kept(self.config.trainer.seed, self.total_iterations, get_rank()),
                 evaluating(self._bare.values(), averages),
             ):
+                sync_buffers(self._bare.values())  # after the averages, of which each rank has its own, are in place
                 yield
         finally:
             self.models = training

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 
 from common.checkpoint import one_line
@@ -18,7 +20,7 @@ def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseExcept
         doing: What the run was at, such as ``epoch 3 iteration 17``.
         batch_size_key: The key that lowers the memory needed there.
     """
-    text = str(error)
+    text, frames = str(error), traceback.extract_tb(error.__traceback__)
     if "RunError: " in text and "Original Traceback" in text:  # from a loader's worker, which wraps it
         return RunError(f"{doing}: {text.rsplit('RunError: ', 1)[1].strip()}")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
@@ -26,7 +28,9 @@ def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseExcept
             f"{doing}: out of memory ({one_line(error)}); lower {batch_size_key}, for the same steps with a higher "
             "trainer.accumulate, or set trainer.precision to bf16"
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+    # What a worker's end looks like depends on what it was at: torch sees it, or the line to it breaks.
+    broken = isinstance(error, (ConnectionError, EOFError)) and any("multiprocessing" in f.filename for f in frames)
+    if broken or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
         return RunError(
             f"{doing}: a process that loads data died ({one_line(error)}); mostly it had no memory left: lower worker, "
             "or set it to 0 to see what happens"

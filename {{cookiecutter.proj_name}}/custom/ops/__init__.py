@@ -1,1 +1,1 @@
-"""Operators of your own, in C++ and CUDA. Use them by ``custom.ops.func``; ``README.md`` says how to write one."""
+"""Operators of your own, in C++ and CUDA: used by ``func.py``, explained in ``README.md``."""

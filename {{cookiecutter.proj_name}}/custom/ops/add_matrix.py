@@ -1,4 +1,4 @@
-"""The sum of two tensors, the smallest operator there is, to copy from. Try it: python custom/ops/add_matrix.py."""
+"""The sum of two tensors, the smallest sample: python custom/ops/add_matrix.py."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import unittest
+from multiprocessing import Pipe
 
 import torch
 
@@ -112,6 +113,16 @@ class TestNamed(unittest.TestCase):
         trainer.register_loader(make_loader(Dying(), 8, worker=1, training=True))
         with self.assertRaisesRegex(RunError, "a process that loads data died .*lower worker"):
             trainer.run()
+
+    def test_a_worker_that_dies_while_it_hands_over_a_batch(self):
+        line, other = Pipe()
+        other.close()
+        try:
+            line.recv()
+        except EOFError as error:
+            self.assertRegex(str(explain(error, "epoch 0", "x")), "^epoch 0: a process that loads data died .EOFError")
+        own = ConnectionResetError("a server of the user's")
+        self.assertIs(explain(own, "epoch 0", "x"), own)
 
     def test_others_stay_as_they_are(self):
         error = ZeroDivisionError("mine")

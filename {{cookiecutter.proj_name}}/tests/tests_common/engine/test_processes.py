@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 from common.checkpoint_file import read_checkpoint, read_plain
+from tests.compare import differences
 
 PROJECT = Path(__file__).parents[3]
 
@@ -41,20 +42,48 @@ SCRIPT = """
 """
 
 
+# The run is cut by a signal to one rank; each rank has workers, and a window and its gradients of its own.
+CUT = """
+    import os, signal, sys
+    from dataclasses import replace
+    from common.distributed import get_rank
+    from common.launch import launch
+    from tests.tests_common.engine import rich
+
+    name, folder, cut = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    config = rich.make_config("epoch", accumulate=3, worker=1, batch_size=4, name=name, resume="auto")
+    config = replace(config, dir=replace(config.dir, expr_dir=folder))
+
+    class Cut(rich.RichEpochTrainer):
+        def after_train_step(self, *_):
+            if self.total_iterations + 1 == cut and get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with launch(config) as session:
+        Cut(config, session).run()
+"""
+
+
 class TestTwoProcesses(unittest.TestCase):
     """One log, one set of files, the same weights on both ranks."""
 
-    def train(self, kind):
+    def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
-        folder = Path(temporary.name)
-        (folder / "script.py").write_text(textwrap.dedent(SCRIPT))
+        self.folder = Path(temporary.name)
+
+    def run_script(self, script, *words, expect=0):
+        (self.folder / "script.py").write_text(textwrap.dedent(script))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(folder / "script.py"), kind, str(folder)], env=environment, capture_output=True, text=True
-        )
-        self.assertEqual(done.returncode, 0, done.stderr)
+        command += [str(self.folder / "script.py"), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        self.assertEqual(done.returncode, expect, done.stderr)
+        return done
+
+    def train(self, kind):
+        folder = self.folder
+        done = self.run_script(SCRIPT, kind, str(folder))
         first, second = (read_plain(folder / f"rank{rank}.pt") for rank in (0, 1))
         for name, weights in first.items():
             self.assertTrue(weights.equal(second[name]), name)
@@ -71,3 +100,11 @@ class TestTwoProcesses(unittest.TestCase):
 
     def test_two_optimizers(self):
         self.train("gan")
+
+    def test_a_signal_to_one_rank_cuts_all_and_they_go_on_exactly(self):
+        self.run_script(CUT, "whole", str(self.folder), "0")
+        # torchrun's own exit code is 1, whatever that of the ranks is.
+        done = self.run_script(CUT, "cut", str(self.folder), "20", expect=1)
+        self.assertIn("SIGTERM came: saved after", done.stderr)
+        self.run_script(CUT, "cut", str(self.folder), "0")
+        self.assertEqual(list(differences(self.folder / "whole", self.folder / "cut")), [])

@@ -101,8 +101,8 @@ std::tuple<Tensor, Tensor, Tensor> scale_shift_relu_backward_cuda(
       check_launch("scale_shift_relu_backward_kernel");
     });
   }
-  const int64_t blocks = 1;
-  Tensor total = torch::stable::to(torch::stable::sum(sums, torch::headeronly::IntHeaderOnlyArrayRef(&blocks, 1)), type);
+  const int64_t by_block = 1;  // the dimension of the blocks
+  Tensor total = torch::stable::to(torch::stable::sum(sums, torch::headeronly::IntHeaderOnlyArrayRef(&by_block, 1)), type);
   // As tensors of their own: what an operator returns must not share memory.
   return {grad_x, torch::stable::clone(torch::stable::select(total, 0, 0)),
           torch::stable::clone(torch::stable::select(total, 0, 1))};
