@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.datasets.sample_reader import Batch, SampleReader
-from common.distributed import get_rank, get_world_size
+from common.distributed import get_rank, get_world_size, is_distributed
 from common.seed import derive_seed
 from common.signals import overlook_children, pass_over_signals
 
@@ -82,6 +83,9 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
+        if self.num_workers and is_distributed():
+            # A worker forked while one of gloo's threads takes hold of Python, to free a tensor, never starts.
+            time.sleep(0.02)
         batches = super().__iter__()
         overlook_children()
         return batches
