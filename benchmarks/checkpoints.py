@@ -2,12 +2,15 @@
 
 1. How long a save keeps training waiting, beside a plain ``torch.save`` of the same state.
 2. How long a run that goes on after 10,000 batches of an epoch takes to its first step, beside one that begins.
+3. How long a sharded save keeps two processes waiting, beside a plain one that gathers the whole state on rank 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,11 +18,17 @@ import unittest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "{{cookiecutter.proj_name}}"))
 
 from common.checkpoint import Checkpointer
+from common.checkpoint_file import read_plain
 from common.datasets import make_loader
+from common.distributed import broadcast, get_rank
 from tests.tests_common.engine import toy
 
 BATCHES = 10_000
@@ -106,9 +115,52 @@ def measure_resume(rounds: int = 5) -> None:
     test.doCleanups()
 
 
+def measure_shards(megabytes: int, rounds: int = 5) -> None:
+    """Be one of two ranks: save by turns, and print the medians of rank 0."""
+    dist.init_process_group("gloo")
+    model = nn.Sequential(*(nn.Linear(500, 500, bias=False) for _ in range(megabytes)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(broadcast(folder))
+        checkpointer = Checkpointer(folder / "checkpoints", {"model": model}, sharded=True)
+
+        def save_whole() -> None:
+            whole = {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
+            if get_rank() == 0:
+                torch.save(whole, folder / "plain.pt")
+            dist.barrier()
+
+        plain, stalls = [], []
+        for _ in range(rounds):
+            plain.append(seconds(save_whole))
+            stalls.append(seconds(checkpointer.save, "latest"))
+            checkpointer.wait()
+            dist.barrier()
+        checkpointer.close()
+        if get_rank() == 0:
+            began = time.perf_counter()
+            state = read_plain(folder / "checkpoints" / "latest.pt")["model"]
+            took = time.perf_counter() - began
+            assert all(state[name].equal(tensor) for name, tensor in read_plain(folder / "plain.pt").items())
+            medians = [statistics.median(times) for times in (plain, stalls)]
+            print(f"{megabytes} MB on 2 ranks: whole {medians[0]:.3f} s, stall of a sharded save {medians[1]:.3f} s")
+            print(f"stall / whole = {medians[1] / medians[0]:.3f} (first: {stalls[0] / plain[0]:.3f})")
+            print(f"read on one rank, with digests: {took / medians[0]:.2f} of it")
+        dist.barrier()
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--as_rank", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.as_rank:
+        measure_shards(arguments.megabytes)
+        sys.exit()
     torch.set_num_threads(2)
-    measure_stall(parser.parse_args().megabytes)
+    measure_stall(arguments.megabytes)
     measure_resume()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["--as_rank", "--megabytes", str(arguments.megabytes)]
+    subprocess.run([*torchrun, __file__, *words], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -49,9 +49,13 @@ def build_loader(
         raise UserError(f"{where}: expected a section with a 'type', found nothing")
     section = dict(section)
     batch_size, worker = section.pop("batch_size", config.batch_size), section.pop("worker", config.worker)
-    persistent = section.pop("persistent_workers", True)
-    if not isinstance(persistent, bool):
-        raise UserError(f"{where}.persistent_workers: expected true or false, found {persistent!r}")
+    flags = {
+        "persistent_workers": section.pop("persistent_workers", True),
+        "drop_last": section.pop("drop_last", False),
+    }
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{where}.{name}: expected true or false, found {value!r}")
     for name, value, least in (("batch_size", batch_size, 1), ("worker", worker, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{where}.{name}: expected a whole number of at least {least}, found {value!r}")
@@ -60,18 +64,21 @@ def build_loader(
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
     if max_samples is not None:
         dataset = Subset(dataset, range(min(max_samples, len(dataset))))
-    return make_loader(
+    loader = make_loader(
         dataset,
         batch_size,
         worker,
         training=split == "train",
         seed=config.trainer.seed,
         pin_memory=pin_memory,
-        persistent_workers=persistent,
+        **flags,
         where=where,
         replace=config.dataset.bad_sample == "replace",
         limit=config.dataset.bad_sample_limit,
     )
+    if len(loader) == 0:
+        raise UserError(f"{where}.drop_last: {len(dataset)} samples make no full batch")
+    return loader
 
 
 def build_loss(section: Section) -> LossSet:

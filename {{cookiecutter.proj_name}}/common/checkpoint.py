@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.checkpoint_file import find_fault, flush_folder, link, read_checkpoint, write_durably
-from common.distributed import get_rank
+from common.checkpoint_file import find_fault, find_shards, flush_folder, link, read_checkpoint, write_durably
+from common.distributed import get_rank, is_distributed
 from common.errors import RunError, UserError
 from common.host_copy import HostCopy
 from common.logger import add_log
+from common.shards import SHARDS, ShardWriter, WrittenShards
 
 NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pt")
 
@@ -39,19 +41,27 @@ class Checkpointer:
         parts: The parts by name, in the order in which they are loaded.
         keep_last: How many numbered files stay. None: all.
         stop_on_error: Raise a RunError where a file cannot be written; otherwise log it and go on.
+        sharded: Let each rank write what it holds of tensors that are spread, to a folder beside the file.
     """
 
     def __init__(
-        self, folder: Path, parts: dict[str, Stateful], keep_last: int | None = None, stop_on_error: bool = False
+        self,
+        folder: Path,
+        parts: dict[str, Stateful],
+        keep_last: int | None = None,
+        stop_on_error: bool = False,
+        sharded: bool = False,
     ):
         self.folder = folder
         self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
-        self._copy, self._thread = HostCopy(), ThreadPoolExecutor(1, "checkpoint")
+        self._copy, self._thread = HostCopy(get_rank() == 0), ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
+        self._shards = ShardWriter() if sharded and is_distributed() else None
         self._latest_is_good = False
         if get_rank() == 0:
             for leftover in folder.glob("*.pt.tmp"):
                 leftover.unlink()
+            self._drop_shards()
 
     def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
         """Save the present state under each of the names (without ``.pt``). Collective: every rank calls it.
@@ -66,9 +76,14 @@ class Checkpointer:
             RunError: The last save failed, with ``stop_on_error``.
         """
         self.wait()
-        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state, shards = {name: part.state_dict() for name, part in self._parts.items()}, None
+        if self._shards:
+            state, shards = self._shards.write(state, self.folder)
+        state = self._copy.take(state)
         if get_rank() == 0:
-            self._writing = self._thread.submit(self._write, self._copy.take(state), names, tuple(obsolete))
+            self._writing = self._thread.submit(self._write, state, names, tuple(obsolete), shards)
+        elif shards:
+            self._writing = self._thread.submit(shards.wait)
 
     def wait(self) -> None:
         """Wait until the last save is on the disk.
@@ -119,9 +134,19 @@ class Checkpointer:
             except Exception as error:  # whatever a part meets in a state that is not its own
                 raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
 
-    def _write(self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple[str, ...] = ()) -> None:
+    def _write(
+        self,
+        state: dict[str, Any],
+        names: tuple[str, ...],
+        obsolete: tuple[str, ...] = (),
+        shards: WrittenShards | None = None,
+    ) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if shards:
+            shards.wait()
+            flush_folder(shards.folder)
+            state = {**state, SHARDS: shards.seal()}
         targets = [self.folder / f"{name}.pt" for name in names]
         latest, beside = self.folder / "latest.pt", self.folder / f"{names[0]}.pt.tmp"
         try:
@@ -151,6 +176,17 @@ class Checkpointer:
             raise OSError(f"{newest} does not read back as it was written, so that no older one is deleted")
         for path in doomed:
             path.unlink(missing_ok=True)
+        self._drop_shards()
+
+    def _drop_shards(self) -> None:
+        """Delete the folders of shards that belong to no file."""
+        folders = set(self.folder.glob(f"*.{SHARDS}"))
+        try:
+            kept = {find_shards(path) for path in self.folder.glob("*.pt")} if folders else set()
+        except Exception:  # a file that cannot be read now may be read again
+            return
+        for folder in folders - kept:
+            shutil.rmtree(folder)
 
 
 def newest_first(folder: Path) -> Iterator[Path]:

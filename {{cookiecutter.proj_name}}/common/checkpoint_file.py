@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 import torch
 
 from common.errors import UserError, nearest
+from common.shards import SHARDS, find_shard_fault, mark_stored, read_all
 
 _LABEL = b"checkpoint 1 sha256 "
+_SHARDED = b"checkpoint 1 shards "  # as long, followed by the same, of a file with a folder of shards beside it
 _COMMENT = len(_LABEL) + 64
 _NO_COMMENT = b"\0\0"  # how torch ends a file: the length of the archive's comment
 
@@ -54,7 +56,7 @@ def write_durably(state: dict[str, Any], path: Path) -> None:
             torch.save(state, hashed)
         except RuntimeError:
             raise hashed.error or OSError(f"{path}: cannot be written") from None
-        comment = _LABEL + hashed.sha256.hexdigest().encode()
+        comment = (_SHARDED if SHARDS in state else _LABEL) + hashed.sha256.hexdigest().encode()
         file.seek(-len(_NO_COMMENT), os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little") + comment)
         file.flush()
@@ -106,14 +108,29 @@ def _find_fault(path: Path) -> str | None:
             left -= len(chunk)
         end = file.read()
     digest.update(_NO_COMMENT)
-    expected = _COMMENT.to_bytes(2, "little") + _LABEL + digest.hexdigest().encode()
-    if end[: 2 + len(_LABEL)] != expected[: 2 + len(_LABEL)]:
+    label, found = end[2 : 2 + len(_LABEL)], end[2 + len(_LABEL) :]
+    if end[:2] != _COMMENT.to_bytes(2, "little") or label not in (_LABEL, _SHARDED):
         return "it does not end in the digest of a checkpoint: cut short, foreign, or of an older version"
-    return None if end == expected else "it is damaged: its bytes do not have the digest it was written with"
+    if found != digest.hexdigest().encode():
+        return "it is damaged: its bytes do not have the digest it was written with"
+    if label == _LABEL:
+        return None
+    try:
+        return find_shard_fault(path.parent, _load_file(path)[SHARDS])
+    except Exception:  # whatever a foreign file holds there
+        return "what it says of its shards cannot be read"
+
+
+def find_shards(path: Path) -> Path | None:
+    """Return the folder of shards beside a checkpoint's file, if it has one."""
+    with path.open("rb") as file:
+        file.seek(-_COMMENT, os.SEEK_END)
+        is_sharded = file.read(len(_SHARDED)) == _SHARDED
+    return path.parent / _load_file(path)[SHARDS]["folder"] if is_sharded else None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the parts of a checkpoint that this project wrote, on the CPU.
+    """Return the parts of a checkpoint that this project wrote, on the CPU; what is in shards as ``Stored``.
 
     Raises:
         UserError: No such file, damaged, or none of ours.
@@ -122,7 +139,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     fault = find_fault(path)
     if fault:
         raise UserError(f"{path}: no checkpoint to go on from: {fault}")
-    return _load(path)
+    state = _load(path)
+    return mark_stored(state, path.parent / Path(state[SHARDS]["folder"]).name) if SHARDS in state else state
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -140,7 +158,12 @@ def read_plain(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6") from error
     if damaged:
         raise UserError(f"{path}: no checkpoint: it is damaged")
-    return _load(path)
+    if not archive.comment.startswith(_SHARDED):
+        return _load(path)
+    try:
+        return read_all(read_checkpoint(path))
+    except Exception as error:
+        raise UserError(f"{path}: its shards are foreign, damaged, or ask for code to be run") from error
 
 
 def _check_there(path: Path) -> None:
@@ -151,11 +174,15 @@ def _check_there(path: Path) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _load_file(path)
     except Exception as error:  # torch.load raises a dozen kinds, which all mean this
         raise UserError(f"{path}: no checkpoint: it is foreign, damaged, or asks for code to be run") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path}: expected a dict of parts, found {type(state).__name__}")
     return state
+
+
+def _load_file(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)

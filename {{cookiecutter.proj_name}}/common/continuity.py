@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from common.distributed import get_world_size
+from common.distributed import get_data_size
 from common.errors import UserError
 from common.logger import add_log
 from common.schema import Config
@@ -33,7 +33,7 @@ class Continuity:
             "optim": asdict(config.optim),
             "loss": config.loss,
             "dataset.train": {key: value for key, value in train.items() if key not in _LOADING},
-            "batch_size times processes": train.get("batch_size", config.batch_size) * get_world_size(),
+            "batch_size times processes": train.get("batch_size", config.batch_size) * get_data_size(),
             "progress.iters_per_epoch": config.progress.iters_per_epoch,
             "trainer": {name: getattr(config.trainer, name) for name in _STEPS},
         }

@@ -2,11 +2,14 @@
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+_ranks_a_sample = 1  # neighbouring ranks that share a model's layers, and so see the same samples
 
 
 def is_distributed() -> bool:
@@ -29,6 +32,22 @@ def get_world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def share_samples(ranks: int) -> None:
+    """Let so many neighbouring ranks see the same samples, since they hold one model between them."""
+    global _ranks_a_sample
+    _ranks_a_sample = ranks
+
+
+def get_data_rank() -> int:
+    """Return which part of each batch this process sees."""
+    return get_rank() // _ranks_a_sample
+
+
+def get_data_size() -> int:
+    """Return into how many parts each batch is divided: the number of processes, unless some share a model."""
+    return get_world_size() // _ranks_a_sample
+
+
 def master_only(function: Callable) -> Callable:
     """Decorate a function so that it runs on rank 0 only; elsewhere it does nothing and returns None."""
 
@@ -43,6 +62,15 @@ def barrier() -> None:
     """Wait for all processes."""
     if is_distributed():
         dist.barrier()
+
+
+def let_threads_rest() -> None:
+    """Let gloo's threads finish: they take hold of Python to free a tensor, which neither a fork nor the end survives.
+
+    A forked process then waits for ever, and Python's end aborts.
+    """
+    if is_distributed():
+        time.sleep(0.03)
 
 
 def broadcast(value: Any) -> Any:
@@ -61,6 +89,22 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_data(value: Any) -> list[Any]:
+    """Return one value for each part of the data, in order, on every rank: what sums over samples are made of."""
+    return gather(value)[::_ranks_a_sample]
+
+
+def describe_loss(error: BaseException) -> str | None:
+    """Return what an error says of the other processes, if it comes from talking to them."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
+        return None
+    if "imed out" in text or "timeout" in text:
+        return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
+    detail = " ".join(text.split())
+    return f"another process has ended, and what it said is the cause, or cannot be reached ({detail[:120]})"
 
 
 def reduce_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from common.parallel import reshard
+from common.sharding import local_parts, spread_like
+
 
 class EMA:
     """Keeps an average of a model's weights and floating buffers, and lends it to the model for evaluation.
@@ -26,8 +29,9 @@ class EMA:
         self.decay = decay
         self.updates = 0
         self._names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-        self._source = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
-        self._average = [tensor.clone() for tensor in self._source]
+        source = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+        self._whole_average = [tensor.clone() for tensor in source]
+        self._model, self._source, self._average = model, local_parts(source), local_parts(self._whole_average)
 
     @torch.no_grad()
     def update(self, moved: torch.Tensor | None = None) -> None:
@@ -50,20 +54,23 @@ class EMA:
     def swapped_in(self) -> Iterator[None]:
         """Let the model hold the average inside the ``with``; its own weights come back afterwards, bit for bit."""
         kept = [tensor.clone() for tensor in self._source]
+        reshard(self._model)
         self._copy(self._average, self._source)
         try:
             yield
         finally:
+            reshard(self._model)
             self._copy(kept, self._source)
 
     def state_dict(self) -> dict:
         """Return the average by parameter name, and the number of updates."""
-        return {"updates": self.updates, "weights": dict(zip(self._names, self._average, strict=True))}
+        return {"updates": self.updates, "weights": dict(zip(self._names, self._whole_average, strict=True))}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the average of ``state_dict``."""
         self.updates = state["updates"]
-        self._copy([state["weights"][name] for name in self._names], self._average)
+        saved = spread_like(state["weights"], dict(zip(self._names, self._whole_average, strict=True)))
+        self._copy(local_parts(saved[name] for name in self._names), self._average)
 
     @staticmethod
     @torch.no_grad()

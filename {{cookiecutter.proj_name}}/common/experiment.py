@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import shutil
@@ -29,6 +30,8 @@ _PACKAGES = ("torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse"
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
     """Make the folder of a new run, or find the one that a run goes on in.
 
+    A run that torchrun or Slurm has started again goes on with its own newest checkpoint, whatever ``resume`` says.
+
     Returns:
         The experiment's folder, and the checkpoint to start from, if any.
 
@@ -36,14 +39,17 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
         UserError: The name is taken, or ``resume`` leads to no checkpoint.
     """
     name = config.name.replace("{time}", datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder = Path(config.dir.expr_dir) / name
-    if config.resume == "auto":
-        return _made(folder), find_newest(folder / "checkpoints")
-    checkpoint = find_checkpoint(config.resume) if config.resume else None
+    folder, restarted = Path(config.dir.expr_dir) / name, _counts("RESTART_COUNT")
+    auto = config.resume == "auto" or restarted
+    if name != config.name and (auto or _counts("MAX_RESTARTS")):
+        raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
+    checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
-        return checkpoint.parent.parent, checkpoint
+        return checkpoint.parent.parent, find_newest(checkpoint.parent) if restarted else checkpoint
+    if auto:
+        return _made(folder), find_newest(folder / "checkpoints") or checkpoint
     if _is_experiment(folder):
         raise UserError(
             f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
@@ -147,6 +153,11 @@ def _job_script(folder: Path, name: str) -> str:
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
         f'exec {python} {shlex.quote(sys.argv[0])} --config {config} --name {name} "$@"\n'
     )
+
+
+def _counts(what: str) -> bool:
+    """Return whether torchrun's or Slurm's count of restarts is not zero."""
+    return any(os.environ.get(f"{prefix}_{what}", "0") != "0" for prefix in ("TORCHELASTIC", "SLURM"))
 
 
 def _is_experiment(folder: Path) -> bool:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 
 class HostCopy:
     """Copies states that look alike again and again, into memory that it keeps: fresh pages cost more than the copy.
 
     A copy is valid until the next one is taken.
+
+    Args:
+        keeps: Whether this process is the one that keeps the copy; the others only help to gather sharded tensors.
     """
 
-    def __init__(self):
+    def __init__(self, keeps: bool = True):
+        self._keeps = keeps
         self._kept: dict[tuple, torch.Tensor] = {}
 
     def take(self, state: Any) -> Any:
-        """Return the state with each tensor replaced by a copy on the CPU; tensors that are one stay one."""
+        """Return the state with each tensor replaced by a whole copy on the CPU; tensors that are one stay one.
+
+        Collective where tensors are sharded.
+        """
         kept, self._kept, self._seen = self._kept, {}, {}
         copied = self._copy(state, (), kept)
         if torch.cuda.is_available():
@@ -34,7 +42,13 @@ class HostCopy:
         return value
 
     def _copy_tensor(self, value: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
-        same = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
+            same = path  # its memory is another's in a moment
+        else:
+            same = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+        if not self._keeps:
+            return value
         if value.numel() and same in self._seen:
             return self._seen[same]
         copy = kept.get(path)

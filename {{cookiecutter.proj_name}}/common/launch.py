@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
-from common.distributed import barrier, broadcast, get_rank
-from common.errors import UserError
+from common.distributed import barrier, broadcast, describe_loss, gather, get_data_rank, get_rank, let_threads_rest
+from common.elastic import adopt_slurm, start_processes
+from common.errors import RunError, UserError
 from common.experiment import open_experiment
 from common.logger import add_log, setup_logger
+from common.parallel import SHARDED, choose_strategy, gpu_numbers, make_mesh
 from common.schema import Config
 from common.secrets import find_secrets, hide
 from common.seed import seed_everything
-from common.signals import Interrupted, end_at_once, handling
+from common.signals import Interrupted, end_at_once, end_with_parent, handling, unhandled
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,12 @@ class Session:
     """Where this run writes."""
     checkpoint: Path | None
     """The checkpoint to start from, if any."""
+    goes_on: bool = True
+    """Whether to go on exactly from the checkpoint, or to take its weights alone."""
+    strategy: str = "none"
+    """How models are spread: none, dp, ddp, fsdp or tp."""
+    mesh: DeviceMesh | None = None
+    """How the processes are arranged for a strategy that shards."""
 
 
 @contextmanager
@@ -43,82 +55,149 @@ def launch(
 ) -> Iterator[Session]:
     """Start this process's share of a run, and end it well.
 
-    One process, or one of those that ``torchrun`` started. The program's exit code: 0, done; 1, an error, of which a
-    RunError is shown as one line and any other with its traceback; 2, a UserError, one line; 75, cut by SIGTERM or
-    SIGUSR1 and saved, to be started again; 130, cut by Ctrl-C.
+    This is one process, or one of those that ``torchrun`` or ``srun`` started; where the config asks for several and
+    nobody has started them, this process starts them, waits, and exits as they do. The program's exit code: 0, done; 1,
+    an error, of which a RunError is shown as one line and any other with its traceback; 2, a UserError, one line; 75,
+    cut by SIGTERM or SIGUSR1 and saved, to be started again; 130, cut by Ctrl-C.
 
     Args:
         config: The whole config.
         open_folder: Finds or makes the run's folder on rank 0: ``open_experiment`` or ``open_results``.
     """
     with handling(end_at_once):
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_parent(signal.SIGTERM)
         yield from _launch(config, open_folder)
 
 
 def _launch(config: Config, open_folder: Callable) -> Iterator[Session]:
-    secrets = set(find_secrets(asdict(config)))
+    secrets, neighbours = set(find_secrets(asdict(config))), []
     setup_logger(secrets=secrets)
     try:
-        device = choose_device(config.gpu_ids)
-        start_process_group(config, device)
-        folder, checkpoint = _on_rank_0(open_folder, config)
+        adopt_slurm()
+        processes, wanted = int(os.environ.get("WORLD_SIZE", 0)), wanted_processes(config)
+        strategy = choose_strategy(config.dist, processes or wanted)
+        check_gpus(config.gpu_ids)
+        if not processes and wanted > 1:
+            sys.exit(start_processes(wanted, config.dist.timeout))
+        device = choose_device(config.gpu_ids, one_process=strategy == "dp")
+        neighbours = start_process_group(config, device, strategy)
+        mesh = make_mesh(strategy, config.dist, device)
+        folder, checkpoint = open_on_rank_0(open_folder, config)
         setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
-        seed_everything(config.trainer.seed + get_rank(), config.trainer.deterministic)
+        seed_everything(config.trainer.seed + get_data_rank(), config.trainer.deterministic)
         keep_freed_memory()
-        yield Session(device, folder, checkpoint)
+        goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
+        yield Session(device, folder, checkpoint, goes_on, strategy, mesh)
     except Exception as error:
-        add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
-        if not isinstance(error, UserError):
-            raise
-        tag = f"rank {get_rank()}: " if get_rank() else ""
-        print(f"{Path(sys.argv[0]).name}: {tag}error: {hide(str(error), secrets)}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end_by(error, secrets, neighbours)
     except Interrupted as end:
         add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _leave_group()
         raise
+    barrier()  # so that no rank closes its connections while another still uses them
+    _leave_group()
+
+
+def _leave_group() -> None:
+    let_threads_rest()
     if dist.is_initialized():
-        barrier()  # so that no rank closes its connections while another still uses them
         dist.destroy_process_group()
 
 
-def choose_device(gpu_ids: int | list[int] | str | None) -> torch.device:
+def _end_by(error: Exception, secrets: set[str], neighbours: list[int]) -> None:
+    """Show an error, with its rank where there are several: one that is meant for people as one line."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    name, rank = Path(sys.argv[0]).name, f"rank {os.environ['RANK']}: " if several else ""
+    add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
+    let_threads_rest()
+    loss = describe_loss(error)
+    if loss:
+        error = RunError(loss)
+    if isinstance(error, UserError):
+        print(f"{name}: {rank}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
+        if loss:
+            _end_all(neighbours)
+        sys.exit(error.exit_code)
+    if rank:
+        print(f"{name}: {rank}{type(error).__name__}:", file=sys.stderr)
+    raise error
+
+
+def _end_all(neighbours: list[int]) -> None:
+    """End the processes on this machine that hang, or were stopped, after a second in which to leave by themselves."""
+    for number, seconds in ((signal.SIGCONT, 1.0), (signal.SIGKILL, 0.0)):
+        for process in neighbours:
+            with suppress(OSError):
+                os.kill(process, number)
+        time.sleep(seconds)
+
+
+def wanted_processes(config: Config) -> int:
+    """Return how many processes a config asks for on this machine."""
+    gpus = 1 if config.dist.strategy == "dp" else len(gpu_numbers(config.gpu_ids))
+    return config.dist.nproc or gpus
+
+
+def check_gpus(gpu_ids: int | list[int] | str | None) -> None:
+    """Look whether the GPUs that a config names are there.
+
+    Raises:
+        UserError: One is not.
+    """
+    found, ids = torch.cuda.device_count(), gpu_numbers(gpu_ids)
+    if ids != [None] and max(ids) >= found:
+        raise UserError(f"--gpu_ids {gpu_ids}: found {found} GPUs; -1 means the CPU")
+
+
+def choose_device(gpu_ids: int | list[int] | str | None, one_process: bool = False) -> torch.device:
     """Return the device of this process.
 
     Args:
         gpu_ids: None for the best at hand, -1 for the CPU, or the numbers of GPUs, of which a process takes the one at
             its local rank.
+        one_process: One process feeds all of the GPUs; its own is the first.
 
     Raises:
-        UserError: No such GPU, or fewer processes on this machine than GPUs were named.
+        UserError: No such GPU, or another number of processes on this machine than GPUs were named.
     """
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if gpu_ids is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank)
+    found, ids = torch.cuda.device_count(), gpu_numbers(gpu_ids)
+    if ids == [None] and not found:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    ids = [int(part) for part in gpu_ids.split(",")] if isinstance(gpu_ids, str) else gpu_ids
-    ids = ids if isinstance(ids, list) else [ids]
     if ids == [-1]:
         return torch.device("cpu")
-    if len(ids) != local_size:
-        raise UserError(
-            f"--gpu_ids {gpu_ids}: {len(ids)} GPUs for {local_size} process(es); "
-            f"start one each: torchrun --nproc_per_node {len(ids)} {sys.argv[0]}"
-        )
-    if ids[local_rank] >= torch.cuda.device_count():
-        raise UserError(f"--gpu_ids {gpu_ids}: found {torch.cuda.device_count()} GPUs; -1 means the CPU")
+    if ids == [None]:
+        # srun may show each process nothing but its own GPU.
+        ids = [0] * local_size if found == 1 else list(range(local_size))
+    if len(ids) != local_size and not one_process:
+        raise UserError(f"--gpu_ids {gpu_ids}: {len(ids)} GPUs for {local_size} processes on this machine")
+    if ids[local_rank] >= found:
+        raise UserError(f"--gpu_ids {gpu_ids}: found {found} GPUs for {local_size} processes on this machine")
     return torch.device("cuda", ids[local_rank])
 
 
-def start_process_group(config: Config, device: torch.device) -> None:
-    """Join the other processes that ``torchrun`` started, if any."""
+def start_process_group(config: Config, device: torch.device, strategy: str) -> list[int]:
+    """Join the other processes of the run; a strategy that shards needs a group even of one.
+
+    Returns:
+        The numbers (pid) of those on this machine.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ:
-        backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
-        dist.init_process_group(backend, timeout=timedelta(seconds=config.dist.timeout))
+    backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
+    timeout = timedelta(seconds=config.dist.timeout)
+    with unhandled():
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+            if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+                # torchrun keeps one store for all its starts, in which the addresses of the last one still stand.
+                store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
+        elif strategy in SHARDED:
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    everyone = gather((socket.gethostname(), os.getpid()))
+    return [process for host, process in everyone if host == socket.gethostname() and process != os.getpid()]
 
 
 def keep_freed_memory() -> None:
@@ -134,8 +213,8 @@ def keep_freed_memory() -> None:
             mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def _on_rank_0(open_folder: Callable, config: Config) -> tuple[Path, Path | None]:
-    """Call a function on rank 0 and return its result, or raise its UserError, on every rank."""
+def open_on_rank_0(open_folder: Callable, config: Config) -> tuple[Path, Path | None]:
+    """Call a function on rank 0 and return its result on every rank, or raise its UserError there and leave here."""
     outcome = None
     if get_rank() == 0:
         try:
@@ -144,5 +223,7 @@ def _on_rank_0(open_folder: Callable, config: Config) -> tuple[Path, Path | None
             outcome = error
     outcome = broadcast(outcome)
     if isinstance(outcome, UserError):
+        if get_rank() != 0:
+            sys.exit(outcome.exit_code)  # rank 0 says it
         raise outcome
     return outcome

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from common.distributed import gather, get_rank, get_world_size
+from common.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
 Scalar = float | torch.Tensor
 
@@ -61,12 +61,12 @@ class Meters:
     def state_dict(self) -> dict:
         """Return each rank's sums so far as plain numbers. Collective."""
         self._fold()
-        return dict(enumerate(gather({"window": dict(self._window), "total": dict(self._total)})))
+        return dict(enumerate(gather_data({"window": dict(self._window), "total": dict(self._total)})))
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the sums of ``state_dict``; where the ranks were others, rank 0 takes all of them."""
         self.reset()
-        mine = [get_rank()] if len(state) == get_world_size() else list(state) if get_rank() == 0 else []
+        mine = [get_data_rank()] if len(state) == get_data_size() else list(state) if get_rank() == 0 else []
         for rank in mine:
             for sums, saved in ((self._window, state[rank]["window"]), (self._total, state[rank]["total"])):
                 for name, (total, weight) in saved.items():
@@ -91,7 +91,7 @@ class Meters:
 
 def _means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
     """Return the sums' means over all ranks; a rank that saw no sample of a name adds nothing to it."""
-    every = gather(sums)
+    every = gather_data(sums)
     names = dict.fromkeys(name for one in every for name in one)
     totals = {name: [sum(one.get(name, (0.0, 0.0))[i] for one in every) for i in (0, 1)] for name in names}
     return {name: total / weight for name, (total, weight) in totals.items() if weight}

@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from common.distributed import get_data_size
 from common.errors import UserError
 from common.registry import Registry
 from common.schema import OptimizerConfig
@@ -38,14 +40,19 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
     if not (inspect.isclass(cls) and issubclass(cls, Optimizer)) or cls in (Optimizer, torch.optim.LBFGS):
         raise UserError(f"{where}.type: '{config.type}' cannot be stepped once a batch, choose another optimizer")
     accepted = inspect.signature(cls).parameters
-    keys: dict[str, Any] = {"lr": config.lr, **config.args}
+    factor = get_data_size() if config.lr_scaling == "linear" else 1
+    keys: dict[str, Any] = {"lr": config.lr * factor, **config.args}
     if config.weight_decay or "weight_decay" in accepted:
         keys.setdefault("weight_decay", config.weight_decay)
     section, groups = {"type": config.type, **keys}, as_groups(parameters)
     try:
-        if "fused" in accepted and not {"fused", "foreach"} & keys.keys() and all(map(_can_be_fused, groups)):
+        is_mixed = any(len(by_layout(group["params"])) > 1 for group in groups)
+        may_choose = "fused" in accepted and not {"fused", "foreach"} & keys.keys()
+        if may_choose and not is_mixed and all(map(_can_be_fused, groups)):
             with suppress(RuntimeError):  # this optimizer has no fused form on this device
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
+        if is_mixed and "foreach" in accepted:
+            section.setdefault("foreach", False)
         return OPTIMIZER_REGISTRY.build(section, where, groups)
     except (TypeError, RuntimeError) as error:
         raise UserError(f"{where}: {config.type}: {error}") from error
@@ -53,6 +60,17 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
 
 def _can_be_fused(group: dict[str, Any]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in group["params"])
+
+
+def by_layout(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Return the tensors in groups that torch's operations on lists can take: spread in the same way, or whole."""
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return [tensors]
+    groups: dict[Any, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        layout = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
+        groups.setdefault(layout, []).append(tensor)
+    return list(groups.values())
 
 
 def as_groups(parameters: Iterable) -> list[dict[str, Any]]:
@@ -163,9 +181,16 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, min_factor:
 def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """Return the norm of all gradients together, a scalar tensor on their device; nothing is synchronised.
 
-    It is finite exactly if all of them are (and their squares do not overflow).
+    It is finite exactly if all of them are (and their squares do not overflow). Where gradients are spread over
+    processes, it is that of the whole ones. Collective there.
     """
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norms = [_norm(alike) for alike in by_layout(gradients)]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:

@@ -22,6 +22,8 @@ class OptimizerConfig:
     """Optimizer: a name in torch.optim or a registered one."""
     lr: float = 1e-3
     """Learning rate. Never changed behind your back, whatever the number of processes."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """linear: lr is for one process; it is multiplied by those that divide the batches (Goyal et al., 2017)."""
     weight_decay: float = 0.0
     """Weight decay, handed to the optimizer."""
     args: Section = field(default_factory=dict)
@@ -79,6 +81,19 @@ class DirConfig:
 class DistConfig:
     """Several processes."""
 
+    nproc: int | None = None
+    """Processes that train.py starts on this machine by itself. null: one for each of several gpu_ids."""
+    strategy: Literal["auto", "none", "dp", "ddp", "fsdp", "tp"] = "auto"
+    """auto: ddp for several processes. dp: one process, several GPUs. fsdp: weights, gradients and optimizer sharded,
+    by the model's blocks(). tp: layers divided by the model's tensor_parallel_plan()."""
+    tp_size: int | None = None
+    """Processes that divide the layers between them. null: all for tp, none for fsdp, which crosses both otherwise."""
+    shard_size: int | None = None
+    """Processes that share one copy of the weights in fsdp, such as those of a machine. null: all."""
+    cpu_offload: bool = False
+    """Keep the weights and the optimizer of fsdp in the memory of the host."""
+    sync_batchnorm: bool = False
+    """Batch-norm's statistics over the batches of all processes (GPUs only)."""
     backend: Literal["nccl", "gloo"] | None = None
     """Communication backend. null: nccl on CUDA, gloo elsewhere."""
     timeout: int = 600
@@ -133,6 +148,8 @@ class CheckpointConfig:
 
     keep_last: int | None = None
     """How many of the numbered checkpoints to keep. null: all."""
+    sharded: bool = False
+    """Let each process write what it holds of a sharded model (fsdp, tp) to a folder beside the file: for big ones."""
     on_error: Literal["continue", "stop"] = "continue"
     """Where a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
@@ -147,8 +164,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The data sets: {type: a registered data set, ...its arguments}; batch_size, worker and persistent_workers (true)
-    may stand there, too."""
+    """The data sets: {type: a registered data set, ...its arguments}; batch_size, worker, persistent_workers (true) and
+    drop_last (false) may stand there, too."""
 
     train: Section | None = None
     """Training set."""
@@ -174,6 +191,8 @@ class TrainerConfig:
     """fp32, or mixed precision: bf16, or fp16 with loss scaling."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    activation_checkpointing: bool = False
+    """Recompute what is inside the model's blocks() in the backward pass, instead of keeping it in memory."""
     seed: int = 0
     """Seed of Python, NumPy, torch, the order of the data and its augmentation."""
     non_finite: Literal["stop", "skip"] = "stop"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from common.distributed import get_rank
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
@@ -42,8 +46,19 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
         else:
             pass_over_signals()  # in a forked process, such as a loader's worker
 
+    with _replaced(handle):
+        yield
+
+
+def unhandled() -> AbstractContextManager[None]:
+    """Let signals end this process as the system does, while it waits where Python cannot handle them."""
+    return _replaced(signal.SIG_DFL)
+
+
+@contextmanager
+def _replaced(handler: Any) -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handle) for number in _ENDING} if is_main else {}
+    before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
     try:
         yield
     finally:
@@ -70,10 +85,17 @@ class StopRequest:
         """Note a signal."""
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-            # A plain write: the log may be what the signal interrupted.
-            os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
+            if get_rank() == 0:  # by a plain write, for the log may be what the signal interrupted
+                os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._since > _ASIDE:
             os._exit(INTERRUPTED)
+
+
+def end_with_parent(number: int) -> None:
+    """Ask Linux for a signal when the process that started this one ends, however that happens."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(number))
 
 
 def overlook_children() -> None:

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from common.distributed import gather, get_rank, get_world_size
+from common.distributed import gather_data, get_data_rank, get_data_size
 from common.ema import EMA
 from common.optim import clip_gradients_by_norm, clip_gradients_by_value, global_norm
 from common.schema import OptimizerConfig
+from common.sharding import local_parts, spread_like, whole_optimizer
 
 Scheduler = LRScheduler | ReduceLROnPlateau
 Place = tuple[int, int]
@@ -66,7 +68,8 @@ class Updater:
         self._inputs = self.parameters if only else None
         self._clip_limit = 0.0
         self._on_cpu = device == "cpu"
-        self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused"))
+        self._is_sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+        self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not self._is_sharded
         self._losses: list[torch.Tensor] = []
         self._outcome: _Outcome | None = None
         self._moved = self._schedule_is_due = self._unscaled = False
@@ -103,10 +106,12 @@ class Updater:
             return
         self._unscale()
         norm = self.grad_norm = global_norm(gradients)
-        if self._clip_limit and self._config.clip_by == "norm":
-            clip_gradients_by_norm(gradients, self._clip_limit, norm)
-        elif self._clip_limit:
-            clip_gradients_by_value(gradients, self._clip_limit)
+        if self._clip_limit:
+            parts = local_parts(gradients) if self._is_sharded else gradients
+            if self._config.clip_by == "norm":
+                clip_gradients_by_norm(parts, self._clip_limit, norm)
+            else:
+                clip_gradients_by_value(parts, self._clip_limit)
         # The first step allots the optimizer's state, which torch leaves unfilled where the device passes it over.
         if self._device_decides and self.optimizer.state:
             self._outcome = _Outcome(self._step_on_device(norm.isfinite()), place, losses)
@@ -162,26 +167,39 @@ class Updater:
 
     def parts(self) -> dict[str, object]:
         """Return what a checkpoint must hold, by kind; scheduler, scaler and ema where there are such."""
-        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler, "ema": self.ema}
+        parts = {
+            "optimizer": whole_optimizer(self.optimizer),
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+            "ema": self.ema,
+        }
         # The updater comes first: it settles the last step, which the others' states depend on.
         return {"updater": self} | {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
-        """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective."""
+        """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective.
+
+        A sharded model's gradients are the mean over all ranks already.
+        """
         self.settle()
-        gradients = {i: p.grad.cpu() for i, p in enumerate(self.parameters) if p.grad is not None}
+        gradients = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
+        if self._is_sharded:
+            every = [gradients]
+        else:
+            every = gather_data({i: gradient.cpu() for i, gradient in gradients.items()})
         counters = {"steps": self.steps, "lost_in_a_row": self.lost_in_a_row, "moved": self._moved}
-        return counters | {"grad_norm": self.grad_norm, "gradients": gather(gradients)}
+        return counters | {"grad_norm": self.grad_norm, "gradients": every}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from ``state_dict``; where the ranks were others, each takes the mean of their gradients."""
         self.steps, self.lost_in_a_row, self._moved = state["steps"], state["lost_in_a_row"], state["moved"]
         self.grad_norm, saved = state["grad_norm"], state["gradients"]
-        mine = [saved[get_rank()]] if len(saved) == get_world_size() else saved
-        for i in mine[0]:
-            parameter = self.parameters[i]
-            gradient = torch.stack([gradients[i] for gradients in mine]).mean(0) if len(mine) > 1 else mine[0][i]
-            parameter.grad = gradient.to(parameter).clone()
+        mine = [saved[get_data_rank()]] if len(saved) == get_data_size() and not self._is_sharded else saved
+        gradients = mine[0]
+        if len(mine) > 1:
+            gradients = {i: torch.stack([one[i] for one in mine]).mean(0) for i in gradients}
+        for i, gradient in spread_like(gradients, dict(enumerate(self.parameters))).items():
+            self.parameters[i].grad = gradient.to(self.parameters[i]).clone()
 
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -10,6 +10,7 @@ import torch
 
 from common.checkpoint_file import read_plain
 from common.errors import UserError, nearest
+from common.sharding import spread_like
 
 
 def read_weights(path: Path, name: str = "model") -> dict[str, torch.Tensor]:
@@ -66,7 +67,7 @@ def load_matching(model: torch.nn.Module, weights: dict[str, torch.Tensor], wher
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise UserError(f"{where}: none of its {len(weights)} weights fits the model {type(model).__name__}")
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict(spread_like(fitting, own), strict=False)
     report = [f"{key}: not in the file" for key in own if key not in weights]
     for key, value in weights.items():
         if key not in own:

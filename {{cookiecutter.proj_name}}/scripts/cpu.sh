@@ -10,8 +10,4 @@ if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
     config=$1
     shift
 fi
-start=(python)
-if ((${NPROC:-1} > 1)); then
-    start=(torchrun --standalone --nproc_per_node "$NPROC")
-fi
-exec "${start[@]}" train.py --config "$config" --gpu_ids -1 "$@"
+exec python train.py --config "$config" --gpu_ids -1 --dist.nproc "${NPROC:-1}" "$@"

@@ -1,9 +1,9 @@
 """Kill training at random moments, go on, and compare with a run that nobody killed: python -m tests.chaos --kills 50.
 
 Every set-up trains a small network with augmentation, dropout, batch-norm, a moving average and a warm-up in processes
-of its own. SIGKILL goes to the whole process group, loader's workers and half-written files included; with
-``--gently`` the end is a SIGTERM, SIGINT or SIGUSR1 to the group, or an exception in the user's code, and the exit code
-and the time until the exit are looked at, too. In the end weights, optimizer, average, random numbers,
+of its own. SIGKILL goes to the whole process group, loader's workers and half-written files included, or to one rank;
+with ``--gently`` the end is a SIGTERM, SIGINT or SIGUSR1 to the group, or an exception in the user's code, and the exit
+code and the time until the exit are looked at, too. In the end weights, optimizer, average, random numbers,
 ``metrics.jsonl`` and TensorBoard's scalars must be equal, bit for bit.
 """
 
@@ -13,14 +13,14 @@ import argparse
 import itertools
 import os
 import random
-import select
 import signal
-import struct
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from common.checkpoint import find_newest
 from common.checkpoint_file import read_checkpoint
 from common.engine import BaseTrainer
 from common.launch import launch
+from common.schema import DistConfig
 from tests.compare import differences, metrics_of
 from tests.tests_common.engine import rich
 
@@ -37,7 +38,14 @@ SAVE_EVERY = 5
 PROGRESS = {"epoch": 30, "iter_loss": 1, "iter_val": 31, "iter_save_checkpoint": SAVE_EVERY}
 WORKERS = {"0": (0, False), "2": (2, False), "2 persistent": (2, True)}
 GENTLE = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGUSR1: 75, None: 1}  # None: an exception
-HOOKS = ("before_train_epoch", "before_train_step", "after_backward", "after_train_step", "after_val_step")
+# Where an end comes, and in how many calls at most.
+HOOKS = {
+    "before_train_epoch": 20,
+    "before_train_step": 200,
+    "after_backward": 200,
+    "after_train_step": 200,
+    "after_val_step": 40,
+}
 SET_UPS = list(itertools.product(("epoch", "iter"), (1, 3), WORKERS, ("fp32", "bf16")))
 
 
@@ -48,26 +56,50 @@ class Chaos:
         folder: Where the experiments go.
         set_up: Mode, accumulation, workers, precision.
         draw: Draws the moments.
+        ranks: How many processes train together.
     """
 
-    def __init__(self, folder: Path, set_up: tuple[str, int, str, str], draw: random.Random):
+    def __init__(self, folder: Path, set_up: tuple[str, int, str, str], draw: random.Random, ranks: int = 1):
         mode, accumulate, workers, precision = set_up
         worker, self._persistent = WORKERS[workers]
-        self.config = rich.make_config(mode, accumulate, worker, precision, PROGRESS, resume="auto")
+        keys = {"resume": "auto", "dist": DistConfig(timeout=15)}  # what a kill may cost while the ranks meet
+        self.config = rich.make_config(mode, accumulate, worker, precision, PROGRESS, **keys)
         self.config = replace(self.config, dir=replace(self.config.dir, expr_dir=str(folder)))
-        self.folder, self._draw = folder, draw
+        self.folder, self._draw, self._ranks = folder, draw, ranks
         self.kills = self.repeated = 0
         self.slowest = 0.0
         began = time.monotonic()
         self.finish("whole")
         self._duration = time.monotonic() - began
 
-    def start(self, name: str, end: Callable = lambda trainer: None) -> int:
-        """Start training in a process group of its own and return its number; ``end`` may plan the trainer's end."""
-        process = os.fork()
-        if process:
-            return process
-        os.setsid()
+    def start(self, name: str, end: Callable = lambda trainer: None) -> list[int]:
+        """Start training in a process group of its own, whose number is the first rank's, and return all ranks'.
+
+        ``end`` may plan the trainer's end on rank 0.
+        """
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        processes: list[int] = []
+        for rank in range(self._ranks):
+            process = os.fork()
+            if not process:
+                os.setpgid(0, processes[0] if rank else 0)
+                if self._ranks > 1:
+                    place = {
+                        "RANK": rank,
+                        "WORLD_SIZE": self._ranks,
+                        "LOCAL_RANK": rank,
+                        "LOCAL_WORLD_SIZE": self._ranks,
+                    }
+                    os.environ |= address | {key: str(value) for key, value in place.items()}
+                self._train(name, end if rank == 0 else lambda trainer: None)
+            processes.append(process)
+            with suppress(OSError):  # the process has done so itself
+                os.setpgid(process, processes[0])
+        return processes
+
+    def _train(self, name: str, end: Callable) -> None:
         log = os.open(self.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         code = 1
@@ -86,30 +118,34 @@ class Chaos:
 
     def finish(self, name: str) -> None:
         """Train to the end."""
-        code = os.waitstatus_to_exitcode(os.waitpid(self.start(name), 0)[1])
-        if code != 0:
-            raise RuntimeError(f"{name}: cannot go on, exit code {code}: see {self.folder / name}.log")
+        self._check_done(name, self._wait(self.start(name)))
 
     def kill(self, name: str) -> bool:
-        """Train for a random time and kill; return whether it came to its end before."""
-        process = self.start(name)
+        """Train for a random time and kill all ranks or one; return whether they came to their end before."""
+        processes = self.start(name)
         time.sleep(self._draw.uniform(0, self._duration / 2))
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            if status:
-                raise RuntimeError(f"{name}: cannot go on, status {status}: see {self.folder / name}.log")
+        if os.waitid(os.P_PID, processes[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            self._check_done(name, self._wait(processes))
             return True
-        os.killpg(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        if self._draw.random() < 0.5:
+            os.killpg(processes[0], signal.SIGKILL)
+        else:
+            os.kill(self._draw.choice(processes), signal.SIGKILL)
+        began = time.monotonic()
+        self._wait(processes)
+        self.slowest = max(self.slowest, time.monotonic() - began)
         self.kills += 1
         self._measure(name)
         return False
 
     def interrupt(self, name: str) -> bool:
-        """Train until a signal or an exception ends it, and return whether it came to its end before."""
-        number, hook = self._draw.choice(list(GENTLE)), self._draw.choice(HOOKS)
-        calls = self._draw.randrange(1, 300)
-        began, told = os.pipe()
+        """Train until a signal or an exception ends it, and return whether it came to its end before.
+
+        The signal goes to one rank or to all, up to 50 ms apart; the exception is on rank 0.
+        """
+        number, hook = self._draw.choice(list(GENTLE)), self._draw.choice(list(HOOKS))
+        calls = self._draw.randint(1, HOOKS[hook])
+        reached, told = os.pipe()
 
         def end(trainer: BaseTrainer) -> None:
             overridden, left = getattr(trainer, hook), [calls]
@@ -117,26 +153,50 @@ class Chaos:
             def counting(*arguments: object) -> object:
                 left[0] -= 1
                 if left[0] == 0:
-                    os.write(told, struct.pack("d", time.monotonic()))
+                    os.write(told, b"!")
                     if number is None:
                         raise ZeroDivisionError("a mistake in the user's code")
-                    os.killpg(0, number)
+                    if len(signalled) == self._ranks == 1:
+                        os.killpg(0, number)  # at this very place
                 return overridden(*arguments)
 
-            setattr(type(trainer), hook, lambda _self, *arguments: counting(*arguments))
+            setattr(trainer, hook, counting)
 
-        code = os.waitstatus_to_exitcode(os.waitpid(self.start(name, end), 0)[1])
-        ended, (readable, _, _) = time.monotonic(), select.select([began], [], [], 0)
-        if readable:
-            self.kills += 1
-            self.slowest = max(self.slowest, ended - struct.unpack("d", os.read(began, 8))[0])
-            if code != GENTLE[number] or self.slowest > 5:
-                what = f"{number and signal.Signals(number).name} in {hook}"
-                raise RuntimeError(f"{name}: {what}: exit code {code} after {self.slowest:.1f} s")
-        elif code != 0:
-            raise RuntimeError(f"{name}: cannot go on, exit code {code}: see {self.folder / name}.log")
-        os.close(began), os.close(told)
-        return not readable
+        signalled = list(range(self._ranks))
+        if self._ranks > 1 and self._draw.random() < 0.5:
+            signalled = [self._draw.choice(signalled)]
+        processes = self.start(name, end)
+        os.close(told)
+        is_reached = os.read(reached, 1) == b"!"
+        os.close(reached)
+        began = time.monotonic()
+        if is_reached and number is not None and self._ranks > 1:
+            for rank in self._draw.sample(signalled, len(signalled)):
+                with suppress(ProcessLookupError):
+                    os.kill(processes[rank], number)
+                time.sleep(self._draw.uniform(0, 0.05))
+        codes = self._wait(processes)
+        if not is_reached:
+            self._check_done(name, codes)
+            return True
+        self.kills += 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        if set(codes) != {GENTLE[number]} or self.slowest > 5:
+            what = f"{number and signal.Signals(number).name} in {hook}"
+            raise RuntimeError(f"{name}: {what}: exit codes {codes} after {self.slowest:.1f} s")
+        return False
+
+    def _wait(self, processes: list[int]) -> list[int]:
+        """Wait for the processes, end what they leave, and return their exit codes."""
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+        with suppress(OSError):
+            os.killpg(processes[0], signal.SIGKILL)
+        return codes
+
+    def _check_done(self, name: str, codes: list[int]) -> None:
+        if any(codes):
+            log = (self.folder / f"{name}.log").read_text()
+            raise RuntimeError(f"{name}: cannot go on, exit codes {codes}\n{log[-4000:]}")
 
     def _measure(self, name: str) -> None:
         """Follow how many iterations a kill costs."""
@@ -166,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="kills in all (default 50)")
     parser.add_argument("--set_ups", type=int, default=len(SET_UPS), help=f"how many of the {len(SET_UPS)} set-ups")
     parser.add_argument("--gently", action="store_true", help="by signals and exceptions instead of SIGKILL")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train together (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and of which set-ups come first")
     arguments = parser.parse_args(argv)
     torch.optim.SGD([torch.zeros(1)])  # imports most of torch, once for all processes that are started from here
@@ -173,13 +234,12 @@ def main(argv: list[str] | None = None) -> int:
     set_ups = draw.sample(SET_UPS, arguments.set_ups)
     for i, set_up in enumerate(set_ups):
         with tempfile.TemporaryDirectory() as folder:
-            chaos = Chaos(Path(folder), set_up, draw)
+            chaos = Chaos(Path(folder), set_up, draw, arguments.ranks)
             found = chaos.run(arguments.kills * (i + 1) // len(set_ups) - kills, arguments.gently)
         kills += chaos.kills
-        if arguments.gently:
-            cost = f"the slowest end took {chaos.slowest:.1f} s"
-        else:
-            cost = f"at most {chaos.repeated} iterations repeated (a save every {SAVE_EVERY}, one may be on its way)"
+        cost = f"the slowest end took {chaos.slowest:.1f} s"
+        if not arguments.gently:
+            cost += f", at most {chaos.repeated} iterations repeated (a save every {SAVE_EVERY}, one may be on its way)"
         print(f"{set_up}: {chaos.kills} kills, {len(found)} differences, {cost}", *found, sep="\n  ", flush=True)
         faults += found
     print(f"{kills} kills, {len(faults)} differences")

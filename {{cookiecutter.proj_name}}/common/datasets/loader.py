@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.datasets.sample_reader import Batch, SampleReader
-from common.distributed import get_rank, get_world_size, is_distributed
+from common.distributed import get_data_rank, get_data_size, let_threads_rest
 from common.seed import derive_seed
-from common.signals import overlook_children, pass_over_signals
+from common.signals import end_with_parent, overlook_children, pass_over_signals
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
@@ -22,57 +24,52 @@ class PositionedBatchSampler(Sampler[list[int]]):
     ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them, so that the samples of a step do not
     depend on how many processes share its ``B * W`` samples.
 
+    Each sample comes once. All ranks have the same number of batches: one that has no sample left in the last of them
+    stands in with the others' samples there, and its size in ``sizes_at`` is 0, so that they do not count.
+
     Args:
         length: Samples in the set.
         batch_size: Samples a batch on one rank, B.
         shuffle: Draw a new order every epoch; otherwise the order of the set.
         seed: Seed of the order.
-        even: Give every rank the same number of samples, by repeating the first few: what training needs. Otherwise
-            each sample comes once, and ranks may differ by one.
         drop_last: Leave out a last batch that is not full.
     """
 
-    def __init__(
-        self, length: int, batch_size: int, shuffle: bool, seed: int = 0, even: bool = False, drop_last: bool = False
-    ):
+    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = False):
         self.batch_size = batch_size
-        self._length, self._shuffle, self._seed, self._even = length, shuffle, seed, even
+        self._shuffle, self._seed = shuffle, seed
         self._epoch = self._start = 0
-        rank, world = get_rank(), get_world_size()
-        self._samples = -(-length // world) if even else (length - rank + world - 1) // world
-        if drop_last:
-            self._samples -= self._samples % batch_size
+        self._rank, self._world = get_data_rank(), get_data_size()
+        self._step = batch_size * self._world
+        self._length, self._used = length, length - length % self._step if drop_last else length
 
     def set_position(self, epoch: int, start: int = 0) -> None:
         """Let the next pass be that of ``epoch``, from batch number ``start`` on; later passes begin at 0."""
         self._epoch, self._start = epoch, start
 
-    def size_at(self, batch: int) -> int:
-        """Return how many samples a batch holds; the number may run on over several passes."""
-        return min(self.batch_size, self._samples - batch % len(self) * self.batch_size)
+    def sizes_at(self, batch: int) -> tuple[int, int]:
+        """Return how many samples a batch holds on this rank and on all; the number may run on over several passes."""
+        total = min(self._step, self._used - batch % len(self) * self._step)
+        return (total - self._rank + self._world - 1) // self._world, total
 
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
-        return -(-self._samples // self.batch_size)
+        return -(-self._used // self._step)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each batch."""
         start, self._start = self._start, 0
         order = self._order()
-        for i in range(start, len(self)):
-            stop = min((i + 1) * self.batch_size, self._samples)
-            yield Batch(order[i * self.batch_size : stop].tolist(), self._epoch)
+        for first in range(start * self._step, self._used, self._step):
+            whole = order[first : min(first + self._step, self._used)]
+            mine = whole[self._rank :: self._world]
+            yield Batch((mine if len(mine) else whole).tolist(), self._epoch)
 
     def _order(self) -> torch.Tensor:
-        if self._shuffle:
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-            order = torch.randperm(self._length, generator=generator)
-        else:
-            order = torch.arange(self._length)
-        world = get_world_size()
-        if self._even and self._length % world:
-            order = torch.cat([order, order.repeat(world)[: world - self._length % world]])
-        return order[get_rank() :: world]
+        if not self._shuffle:
+            return torch.arange(self._length)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
+        return torch.randperm(self._length, generator=generator)
 
 
 class Loader(DataLoader):
@@ -83,9 +80,8 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
-        if self.num_workers and is_distributed():
-            # A worker forked while one of gloo's threads takes hold of Python, to free a tensor, never starts.
-            time.sleep(0.02)
+        if self.num_workers:
+            let_threads_rest()
         batches = super().__iter__()
         overlook_children()
         return batches
@@ -99,6 +95,7 @@ def make_loader(
     seed: int = 0,
     pin_memory: bool = False,
     persistent_workers: bool = True,
+    drop_last: bool = False,
     **reading: Any,
 ) -> Loader:
     """Return this rank's loader of a data set.
@@ -107,15 +104,16 @@ def make_loader(
         dataset: Map-style; one with ``__getitems__`` that returns a dict gives whole batches.
         batch_size: Samples a batch on one rank.
         worker: Processes that load data.
-        training: Shuffle, and give every rank the same number of batches. Otherwise each sample comes once, in order.
+        training: Shuffle anew every epoch. Otherwise the samples come in order.
         seed: Seed of the order and of each sample's random numbers.
         pin_memory: Copy batches to page-locked memory, from which a GPU reads beside its work.
         persistent_workers: Let the workers live as long as the loader, not start anew every epoch.
+        drop_last: Leave out a last batch that is not full.
         **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` that stands around the data set.
     """
     return Loader(
         SampleReader(dataset, seed, **reading),
-        batch_sampler=PositionedBatchSampler(len(dataset), batch_size, shuffle=training, seed=seed, even=training),
+        batch_sampler=PositionedBatchSampler(len(dataset), batch_size, training, seed, drop_last),
         num_workers=worker,
         collate_fn=collate,
         pin_memory=pin_memory,
@@ -126,7 +124,11 @@ def make_loader(
 
 
 def _start_worker(_number: int) -> None:
+    """Let a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
     pass_over_signals()
+    end_with_parent(signal.SIGKILL)
+    if multiprocessing.get_start_method() == "fork" and os.getppid() != multiprocessing.parent_process().pid:
+        os._exit(1)  # the trainer was gone before
 
 
 def collate(samples: Any) -> Any:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from common.device import in_precision, move_to
 from common.distributed import get_rank
+from common.engine.batches import find_sizes_at
 from common.engine.evaluating import evaluating
 from common.engine.hooks import Metrics
 from common.errors import UserError
@@ -36,12 +38,12 @@ class BaseTester(ABC):
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
         self.metric: Metrics | None = None
-        self.between_steps: Callable[[], None] = lambda: None
+        self.between_steps: Callable[[int], None] = lambda iteration: None
         self.folder = session.folder
 
     def register_model(self, model: nn.Module) -> None:
-        """Register the model and move it to the device."""
-        self.model = model.to(self.device)
+        """Register the model and move it to the device; one that a trainer has sharded is there already."""
+        self.model = model if any(isinstance(p, DTensor) for p in model.parameters()) else model.to(self.device)
 
     def register_loader(self, test_loader: DataLoader) -> None:
         """Register the loader of the test set."""
@@ -97,14 +99,17 @@ class BaseTester(ABC):
         self.folder = folder or self.session.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
-        meters = Meters()
+        meters, sizes_at = Meters(), find_sizes_at(self.test_loader)
         if self.metric:
             self.metric.reset()
         with evaluating([self.model]):
             self.before_test_epoch()
             for iteration, data_dict in enumerate(self.test_loader):
-                self.between_steps()
+                self.between_steps(iteration)
                 data_dict = move_to(data_dict, self.device)
+                if sizes_at and not sizes_at(iteration)[0]:  # a stand-in, for what all ranks do together
+                    test_step(iteration, data_dict)
+                    continue
                 self.before_test_step(iteration, data_dict)
                 output_dict = test_step(iteration, data_dict)
                 if self.metric:

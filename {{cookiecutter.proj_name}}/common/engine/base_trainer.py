@@ -117,7 +117,7 @@ class BaseTrainer(BetweenSteps):
         self._is_sound = True
 
     def _run_iteration(self, epoch: int, iteration: int, data_dict: dict) -> None:
-        closes_window, share, size = self._window(iteration)
+        closes_window, weight, size = self._window(iteration)
         if self.device.type != "cpu":
             data_dict = move_to(data_dict, self.device)
         if self._syncs_by_hand:
@@ -125,7 +125,7 @@ class BaseTrainer(BetweenSteps):
         if self._before_train_step:
             self._before_train_step(epoch, iteration, data_dict)
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
-        self._backward(result_dict, share, closes_window)
+        self._backward(result_dict, weight, closes_window)
         if self._after_backward:
             self._after_backward(epoch, iteration, data_dict, output_dict, result_dict)
         if closes_window:
@@ -135,7 +135,8 @@ class BaseTrainer(BetweenSteps):
             self._after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
         self.iteration = iteration + 1
         self.total_iterations += 1
-        self.meters.update(result_dict, size)
+        if size:
+            self.meters.update(result_dict, size)
         if iteration == 0 and is_due(self._draw_every, epoch + 1):
             self._draw("train", epoch, iteration, data_dict, output_dict)
         if self._log_every and self.total_iterations % self._log_every == 0:
@@ -170,22 +171,25 @@ class BaseTrainer(BetweenSteps):
             updater.step_scheduler()
 
     def _window(self, iteration: int) -> tuple[bool, float | None, int]:
-        """Return whether a batch closes its accumulation window, its share of the window's samples, and its samples.
+        """Return whether a batch closes its accumulation window, the weight of its loss, and its samples.
 
-        The share is None where it is the whole. A window never reaches into the next epoch, so the last may be short.
+        The weight is the batch's share of the window's samples on all ranks, times their number, since they average
+        their gradients; None for 1. A window never reaches into the next epoch, so the last may be short.
         """
-        size, count, k = self._batch_size(iteration), self.iterations_per_epoch, self.config.trainer.accumulate
-        if k == 1:
-            return True, None, size
-        start = iteration - iteration % k
-        stop = min(start + k, count)
-        return iteration + 1 == stop, size / sum(map(self._batch_size, range(start, stop))), size
+        size, whole = self._sizes(iteration)
+        closes_window, k = True, self.config.trainer.accumulate
+        if k > 1:
+            start = iteration - iteration % k
+            stop = min(start + k, self.iterations_per_epoch)
+            closes_window, whole = iteration + 1 == stop, sum(self._sizes(i)[1] for i in range(start, stop))
+        weight = size * self._data_size / whole
+        return closes_window, None if weight == 1 else weight, size
 
-    def _batch_size(self, iteration: int) -> int:
-        """Return how many samples a batch of this epoch holds; 1, and so all alike, if the loader cannot tell."""
-        return self._size_at(self._batch_position(iteration)) if self._size_at else 1
+    def _sizes(self, iteration: int) -> tuple[int, int]:
+        """Return the samples of a batch of this epoch, here and on all ranks; 1 each if the loader cannot tell."""
+        return self._sizes_at(self._batch_position(iteration)) if self._sizes_at else (1, self._data_size)
 
-    def _backward(self, result_dict: dict, share: float | None, closes_window: bool) -> None:
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
         """Differentiate the loss, or with several optimizers each one's own."""
         if "loss" not in result_dict:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
@@ -198,7 +202,7 @@ class BaseTrainer(BetweenSteps):
         for i, (name, loss) in enumerate(losses.items()):
             if name not in self._updaters:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self._updaters)}")
-            self._updaters[name].backward(loss if share is None else loss * share, closes_window, i < last)
+            self._updaters[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
         values = self.meters.flush()

@@ -15,7 +15,7 @@ def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
     A ``PositionedBatchSampler`` jumps there; with another loader the batches before are drawn and dropped, and its
     sampler's ``set_epoch`` is called.
     """
-    if find_size_at(loader):
+    if find_sizes_at(loader):
         loader.batch_sampler.set_position(epoch, start)
         return iter(loader)
     if hasattr(getattr(loader, "sampler", None), "set_epoch"):
@@ -23,9 +23,9 @@ def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
     return islice(iter(loader), start, None)
 
 
-def find_size_at(loader: DataLoader) -> Callable[[int], int] | None:
-    """Return the function that tells how many samples a batch holds, or None for a loader that cannot tell."""
-    return getattr(getattr(loader, "batch_sampler", None), "size_at", None)
+def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None:
+    """Return the function that tells how many samples a batch holds, on this rank and on all, or None if none can."""
+    return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
 
 
 def stop_workers(loader: DataLoader | None) -> None:

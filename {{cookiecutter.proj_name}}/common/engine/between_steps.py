@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from common import endpoints
 from common.device import move_to
 from common.distributed import barrier, gather, get_rank
-from common.engine.batches import find_size_at
+from common.engine.batches import find_sizes_at
 from common.engine.evaluating import evaluating
 from common.engine.faults import Faults
 from common.engine.report import format_scalars
@@ -94,10 +96,14 @@ class BetweenSteps(Faults):
         if any(overdue):
             self._save("latest")
 
-    def _obey(self) -> None:
-        """Stop in the midst of an evaluation; several ranks, whose evaluations differ in length, do so at its end."""
-        if self._is_alone and self._stop_request.number:
-            raise Interrupted(self._stop_request.number)
+    def _obey(self, loader: DataLoader, iteration: int) -> None:
+        """Stop in the midst of an evaluation; several ranks do so where all have the same number of batches."""
+        number = self._stop_request.number
+        if not self._is_alone:
+            asks = find_sizes_at(loader) is not None and iteration % self._pace == 0
+            number = next(filter(None, gather(number)), None) if asks else None
+        if number:
+            raise Interrupted(number)
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say where to go on."""
@@ -133,17 +139,21 @@ class BetweenSteps(Faults):
         self.drop += [other for other in dropped if other != name]
 
     def _val_epoch(self, epoch: int) -> dict[str, float]:
-        meters, size_at = Meters(), find_size_at(self.val_loader)
+        meters, sizes_at = Meters(), find_sizes_at(self.val_loader)
         if self.metric:
             self.metric.reset()
         self.before_val_epoch(epoch)
         for iteration, data_dict in enumerate(self.val_loader):
-            self._obey()
+            self._obey(self.val_loader, iteration)
             data_dict = move_to(data_dict, self.device)
+            size = sizes_at(iteration)[0] if sizes_at else 1
+            if not size:  # a stand-in, for the sake of what all ranks do together in a sharded model
+                self._val_step(epoch, iteration, data_dict)
+                continue
             self.before_val_step(epoch, iteration, data_dict)
             output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
             self.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
-            meters.update(result_dict, size_at(iteration) if size_at else 1)
+            meters.update(result_dict, size)
             if self.metric:
                 self.metric.update(output_dict, data_dict)
             if iteration == 0 and self.config.progress.save_progress_val:
@@ -157,7 +167,7 @@ class BetweenSteps(Faults):
         """Run the tester with the present weights and write what it finds to ``eval/``."""
         if self.tester is None:
             return
-        self.tester.between_steps = self._obey
+        self.tester.between_steps = partial(self._obey, self.tester.test_loader)
         with self._evaluating():
             summary_dict = self.tester.run(self.session.folder / "eval" / f"epoch_{self.epoch:03d}")
         self._monitor.add_scalars("eval", summary_dict, self.epoch, self.total_iterations)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch.utils.data import DataLoader
 
-from common.distributed import get_world_size
+from common.distributed import get_data_size, get_world_size
 from common.engine.trainer_parts import TrainerParts
 from common.experiment import describe_device
 from common.logger import add_log
@@ -19,14 +19,15 @@ def start_banner(trainer: TrainerParts) -> None:
     parameters = [parameter for model in trainer.models.values() for parameter in model.parameters()]
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    batch, accumulate, world = batch_size_of(trainer.train_loader), config.trainer.accumulate, get_world_size()
-    compiled = ", compiled" if config.trainer.compile else ""
+    batch, accumulate, parts = batch_size_of(trainer.train_loader), config.trainer.accumulate, get_data_size()
+    strategy = "" if trainer.session.strategy == "none" else f" ({trainer.session.strategy})"
+    precision = config.trainer.precision + (", compiled" if config.trainer.compile else "")
     for line in (
         f"experiment   {trainer.session.folder}",
-        f"device       {describe_device(trainer.device)} x {world}, {config.trainer.precision}{compiled}",
+        f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}",
         f"parameters   {total:,}, of which {trainable:,} trainable",
         f"samples      {count_of(trainer.train_loader)} for training, {count_of(trainer.val_loader)} for validation",
-        f"batch        {batch * accumulate * world}: {batch} samples x {accumulate} accumulated x {world} processes",
+        f"batch        {batch * accumulate * parts}: {batch} samples x {accumulate} accumulated x {parts} processes",
         f"length       {config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations, "
         f"from epoch {trainer.epoch}, iteration {trainer.iteration}",
         f"watch it     tensorboard --logdir {trainer.session.folder / 'event'}",

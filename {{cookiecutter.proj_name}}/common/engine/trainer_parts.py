@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from common.checkpoint import Checkpointer
 from common.continuity import Continuity
 from common.device import in_precision
-from common.distributed import get_world_size, is_distributed
+from common.distributed import gather, get_data_size, get_world_size, is_distributed
 from common.engine.base_tester import BaseTester
-from common.engine.batches import find_size_at
+from common.engine.batches import find_sizes_at
 from common.engine.hooks import Metrics, TrainerHooks
 from common.errors import UserError, nearest
 from common.experiment import back_up, look_at_space
@@ -24,11 +24,12 @@ from common.launch import Session
 from common.logger import add_log
 from common.meters import Meters
 from common.monitor import open_monitor
-from common.parallel import parallelize
+from common.parallel import gpu_numbers, place, wrap
 from common.progress import Progress
 from common.schema import Config, OptimizerConfig
 from common.seed import RandomState
 from common.selection import Selection
+from common.sharding import whole_model
 from common.signals import StopRequest
 from common.updater import Place, Scheduler, Updater
 from common.weights import load_matching, read_weights
@@ -76,8 +77,11 @@ class TrainerParts(TrainerHooks):
         )
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
-        """Register a model and move it to the device; steps and hooks find it in ``self.model`` or ``self.models``."""
-        self.models[name] = model.to(self.device)
+        """Register a model, then its optimizer: its parameters are moved to the device, and sharded if so configured.
+
+        Steps and hooks find it in ``self.model`` or ``self.models``.
+        """
+        self.models[name] = place(model, self.device, self.session.mesh, self.config)
 
     def register_optimizer(self, optimizer: Optimizer, name: str = MAIN) -> None:
         """Register the optimizer of the model of the same name."""
@@ -140,7 +144,7 @@ class TrainerParts(TrainerHooks):
         """Bind everything that the loop needs, once, and take over the checkpoint."""
         config, folder, checkpoint = self.config, self.session.folder, self.session.checkpoint
         self._check_registered()
-        if checkpoint and config.progress.start_epoch == 0:
+        if checkpoint and not self.session.goes_on:
             self._take_weights(checkpoint)
         self._wrap_models()
         self._make_updaters()
@@ -148,9 +152,13 @@ class TrainerParts(TrainerHooks):
         self._monitor = open_monitor(folder)
         stop_on_error = config.checkpoint.on_error == "stop"
         self._checkpointer = Checkpointer(
-            folder / "checkpoints", self._parts(), config.checkpoint.keep_last, stop_on_error
+            folder / "checkpoints",
+            self._parts(),
+            config.checkpoint.keep_last,
+            stop_on_error,
+            config.checkpoint.sharded,
         )
-        if checkpoint and config.progress.start_epoch < 0:
+        if checkpoint and self.session.goes_on:
             self._checkpointer.load(checkpoint)
             add_log(f"going on from {checkpoint}")
         back_up(config, folder, self.device)
@@ -169,7 +177,8 @@ class TrainerParts(TrainerHooks):
     def _wrap_models(self) -> None:
         """Spread the models over the processes, and compile them for training and for validation."""
         self._bare = self.models
-        spread = {name: parallelize(model, self.device) for name, model in self._bare.items()}
+        gpus, strategy = gpu_numbers(self.config.gpu_ids), self.session.strategy
+        spread = {name: wrap(model, self.device, strategy, gpus) for name, model in self._bare.items()}
         self._spread = list(spread.values())
         compiled = torch.compile if self.config.trainer.compile else lambda model: model
         self._val_models = {name: compiled(model) for name, model in self._bare.items()}
@@ -203,7 +212,7 @@ class TrainerParts(TrainerHooks):
         self._keep_every = progress.iter_save_checkpoint
         self._is_alone = get_world_size() == 1
         self._draw_every = progress.epoch_save_progress if progress.save_progress else 0
-        self._size_at = find_size_at(self.train_loader)
+        self._sizes_at, self._data_size = find_sizes_at(self.train_loader), get_data_size()
         self._train_step = in_precision(self.train_step, self.device, precision)
         self._val_step = in_precision(self.val_step, self.device, precision)
         for name in ("before_train_step", "after_backward", "after_train_step"):
@@ -224,6 +233,12 @@ class TrainerParts(TrainerHooks):
                 raise UserError(f"{type(self).__name__}: optimizer '{name}' has no model, {nearest(name, self.models)}")
         for name, scheduler in self.schedulers.items():
             self._check_plateau(name, scheduler)
+        counts = gather(self.iterations_per_epoch)
+        if len(set(counts)) > 1:
+            found = ", ".join(map(str, counts))
+            raise UserError(
+                f"dataset.train: the processes have {found} batches; set progress.iters_per_epoch, or even it"
+            )
         if self.val_loader is None and self.config.trainer.early_stop:
             raise UserError("trainer.early_stop: needs dataset.val, found none")
         if self.val_loader is None and self.config.checkpoint.best_metric:
@@ -244,7 +259,7 @@ class TrainerParts(TrainerHooks):
     def _parts(self) -> dict[str, Any]:
         """Return what a checkpoint holds, by its keys."""
         parts: dict[str, Any] = {"continuity": Continuity(self.config)}
-        parts |= {part_name("model", name): model for name, model in self._bare.items()}
+        parts |= {part_name("model", name): whole_model(model) for name, model in self._bare.items()}
         for name, updater in self._updaters.items():
             parts |= {part_name(kind, name): part for kind, part in updater.parts().items()}
         others = {"trainer": self, "meters": self.meters, "selection": self.selection, "monitor": self._monitor}

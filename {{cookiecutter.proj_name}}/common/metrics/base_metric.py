@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from common.distributed import gather
+from common.distributed import gather_data
 
 
 class BaseMetric(ABC):
@@ -49,5 +49,5 @@ class MeanMetric(BaseMetric):
     def compute(self) -> float:
         """Return the sum over all samples of all ranks, divided by their number; NaN for an empty set. Collective."""
         local = torch.stack(self._sums).cpu().double().sum().item() if self._sums else 0.0
-        sums, counts = zip(*gather((local, self._count)), strict=True)
+        sums, counts = zip(*gather_data((local, self._count)), strict=True)
         return sum(sums) / sum(counts) if sum(counts) else float("nan")

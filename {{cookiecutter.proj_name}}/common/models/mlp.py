@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel
 
 from common.registry import MODEL_REGISTRY
 
@@ -29,3 +30,16 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (batch, sizes[-1]) from (batch, ...) with sizes[0] values a sample."""
         return self.layers(x)
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the linear layers, each of which is sharded by itself (``dist.strategy``: fsdp)."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def tensor_parallel_plan(self) -> dict[str, ParallelStyle]:
+        """Return how the layers are divided (``dist.strategy``: tp): by columns and by rows in turn.
+
+        A lone last layer stays whole. Source: Shoeybi et al., Megatron-LM (2019).
+        """
+        names = [f"layers.{i}" for i, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
+        pairs = zip(names[::2], names[1::2], strict=False)
+        return {key: style for up, down in pairs for key, style in ((up, ColwiseParallel()), (down, RowwiseParallel()))}

@@ -164,7 +164,7 @@ class TestFiles(ConfigTest):
             "optim:\n  lr: 1\n  wormup: 3": "a.yaml:3: optim.wormup: unknown key, did you mean 'optim.warmup'?",
             "optim:\n named:\n  g: {lrr: 3}": "3: optim.named.g.lrr: unknown key, did you mean 'optim.named.g.lr'?",
             "lr: 3": "a.yaml:1: lr: unknown key, did you mean 'optim.lr'?",
-            "dist: {zzz: 1}": "a.yaml:1: dist.zzz: unknown key, known: backend, timeout",
+            "dir: {zzz: 1}": "a.yaml:1: dir.zzz: unknown key, known: data_dir, eval_dir, expr_dir",
             "dataset:\n  test: {}": "a.yaml:2: dataset.test: unknown key, known: bad_sample, bad_sample_limit, eval",
             "1: 2": "a.yaml:1: 1: unknown key",
         }
@@ -326,7 +326,7 @@ class TestFlags(ConfigTest):
             "--optim.named={g:{lrr:}}": "--optim.named.g.lrr: unknown key, did you mean '--optim.named.g.lr'?",
             "--lr 3": "--lr: unknown key, did you mean '--optim.lr'?",
             "--optm.lr 3": "--optm: unknown key, did you mean '--optim'?",
-            "--dist.zzz 3": "--dist.zzz: unknown key, known: backend, timeout",
+            "--dir.zzz 3": "--dir.zzz: unknown key, known: data_dir, eval_dir, expr_dir",
             "--batch 3": "--batch: unknown key",
             "--conf a.yaml": "--conf: unknown key, known: ",
             "--optim.lr": "--optim.lr: the value is missing",
@@ -365,6 +365,7 @@ class TestLimits(ConfigTest):
     def test_bounds(self):
         cases = {
             "batch_size accumulate=trainer epoch=progress iters_per_epoch=progress keep_last=checkpoint timeout=dist"
+            " nproc=dist tp_size=dist shard_size=dist"
             " max_samples_val=progress max_samples_eval=progress": ("1", "0"),
             "worker warmup=optim seed=trainer early_stop_delta=trainer epoch_loss=progress iter_loss=progress"
             " epoch_val=progress iter_val=progress epoch_eval=progress epoch_save_progress=progress"

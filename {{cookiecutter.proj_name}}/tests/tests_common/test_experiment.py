@@ -77,6 +77,28 @@ class TestOpen(ExperimentTest):
         latest = self.make("old")
         self.assertEqual(self.open(resume=str(latest), start_epoch=0), (self.root / "run", latest))
 
+    def test_one_that_was_started_again_goes_on_by_itself(self):
+        other = self.make("old")
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+            with mock.patch.dict(os.environ, {name: "1"}):
+                self.assertEqual(self.open(name=name), (self.root / name, None))
+                self.assertEqual(self.open(name=name, resume=str(other), start_epoch=0), (self.root / name, other))
+                (self.root / name / "metrics.jsonl").write_text("{}\n")
+                self.assertEqual(self.open(name=name), (self.root / name, None))
+                latest = self.make(name + "x")
+                self.assertEqual(self.open(name=name + "x", resume=str(other), start_epoch=0)[1], latest)
+                newer = other.with_name("epoch_002.pt")
+                write_durably({"newer": True}, newer)
+                self.assertEqual(self.open(name=name, resume=str(other)), (self.root / "old", newer))
+                newer.unlink()
+            with mock.patch.dict(os.environ, {name: "0"}), self.assertRaises(UserError):
+                self.open(name=name)
+
+    def test_a_name_with_the_time_cannot_be_found_again(self):
+        for variables, resume in (({"TORCHELASTIC_MAX_RESTARTS": "3"}, None), ({}, "auto")):
+            with mock.patch.dict(os.environ, variables), self.assertRaisesRegex(UserError, "needs a name that stays"):
+                self.open(name="a_{time}", resume=resume)
+
     def test_auto(self):
         self.assertEqual(self.open(resume="auto"), (self.root / "run", None))
         latest = self.make()

@@ -19,13 +19,17 @@ ROWS = {
 }
 MAY_IMPORT = {0: set(), 1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1, 2}}
 SAME_ROW = {
-    "checkpoint": {"checkpoint_file", "host_copy", "logger"},
+    "checkpoint": {"checkpoint_file", "host_copy", "logger", "shards"},
+    "checkpoint_file": {"shards"},
+    "elastic": {"signals"},
+    "ema": {"parallel", "sharding"},
     "continuity": {"logger"},
     "experiment": {"checkpoint", "logger"},
-    "launch": {"experiment", "logger", "seed", "signals"},
+    "launch": {"elastic", "experiment", "logger", "parallel", "seed", "signals"},
     "monitor": {"logger"},
-    "updater": {"ema", "optim"},
-    "weights": {"checkpoint_file"},
+    "sharding": {"shards"},
+    "updater": {"ema", "optim", "sharding"},
+    "weights": {"checkpoint_file", "sharding"},
     "build": {"datasets", "models", "losses", "metrics", "transforms"},
 }
 

@@ -4,6 +4,7 @@ import inspect
 import math
 import unittest
 import warnings
+from unittest import mock
 
 import torch
 from torch import nn
@@ -40,6 +41,11 @@ class TestOptimizers(unittest.TestCase):
         for name in ("Optimizer", "LBFGS"):
             with self.assertRaisesRegex(UserError, "cannot be stepped once a batch"):
                 self.build(name)
+
+    def test_the_learning_rate_follows_the_processes_only_if_told(self):
+        with mock.patch("common.optim.get_data_size", lambda: 4):
+            for scaling, lr in (("none", 0.1), ("linear", 0.4)):
+                self.assertEqual(self.build("SGD", lr=0.1, lr_scaling=scaling).param_groups[0]["lr"], lr)
 
     def test_fused_where_it_can_be(self):
         for name in ("Adam", "AdamW", "SGD"):

@@ -12,7 +12,15 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from common.signals import Interrupted, StopRequest, end_at_once, handling, overlook_children
+from common.signals import (
+    Interrupted,
+    StopRequest,
+    end_at_once,
+    end_with_parent,
+    handling,
+    overlook_children,
+    unhandled,
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -66,6 +74,30 @@ class TestHandling(unittest.TestCase):
                 os.kill(os.getpid(), signal.SIGTERM)  # the second ends it
                 os._exit(0)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]), -signal.SIGTERM)
+
+    def test_a_helper_ends_with_its_parent(self):
+        ended, told = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            if os.fork() == 0:
+                end_with_parent(signal.SIGKILL)
+                os.write(told, b"!")  # the other end of the pipe is closed when this process is gone
+                time.sleep(600)
+            os.read(ended, 1)
+            os._exit(0)
+        os.waitpid(parent, 0)
+        os.close(told)
+        self.assertEqual(os.read(ended, 1), b"")
+        os.close(ended)
+
+    def test_where_python_cannot_handle_them(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            child = os.fork()
+            if child == 0:
+                with handling(lambda number: None), unhandled():
+                    os.kill(os.getpid(), number)
+                os._exit(0)
+            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), -number)
 
     def test_a_dead_helper_is_overlooked(self):
         def report(*_):

@@ -10,16 +10,18 @@ from common.datasets import ArrayDataset, PositionedBatchSampler, make_loader
 
 def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
     """Return each rank's batches of indices."""
-    ranks = []
-    for rank in range(world):
-        with (
-            mock.patch("common.datasets.loader.get_rank", lambda rank=rank: rank),
-            mock.patch("common.datasets.loader.get_world_size", lambda: world),
-        ):
-            sampler = PositionedBatchSampler(length, batch_size, **keys)
-            sampler.set_position(epoch, start)
-            ranks.append(list(sampler))
-    return ranks
+    return [make(length, batch_size, world, rank, epoch, start, **keys)[1] for rank in range(world)]
+
+
+def make(length, batch_size, world, rank, epoch=0, start=0, **keys):
+    """Return a rank's sampler, and its batches of indices."""
+    with (
+        mock.patch("common.datasets.loader.get_data_rank", lambda: rank),
+        mock.patch("common.datasets.loader.get_data_size", lambda: world),
+    ):
+        sampler = PositionedBatchSampler(length, batch_size, **keys)
+    sampler.set_position(epoch, start)
+    return sampler, list(sampler)
 
 
 class TestOrder(unittest.TestCase):
@@ -43,9 +45,9 @@ class TestOrder(unittest.TestCase):
         )
 
     def test_samples_of_a_step_do_not_depend_on_the_number_of_ranks(self):
-        whole = batches(48, 12, shuffle=True, even=True)[0]
+        whole = batches(53, 12, shuffle=True)[0]
         for world in (2, 3, 4):
-            parts = batches(48, 12 // world, world, shuffle=True, even=True)
+            parts = batches(53, 12 // world, world, shuffle=True)
             for step, expected in enumerate(whole):
                 self.assertEqual(sorted(sum((rank[step] for rank in parts), [])), sorted(expected))
 
@@ -63,25 +65,32 @@ class TestOrder(unittest.TestCase):
 class TestShares(unittest.TestCase):
     """Ranks with more or fewer samples."""
 
-    def test_even_ranks_have_equal_counts_and_miss_nothing(self):
-        for length in range(1, 34):
-            for world in (1, 2, 3):
-                ranks = [sum(rank, []) for rank in batches(length, 4, world, shuffle=True, even=True)]
-                self.assertEqual({len(rank) for rank in ranks}, {-(-length // world)})
-                self.assertEqual(set(sum(ranks, [])), set(range(length)))
-
-    def test_otherwise_each_sample_comes_once(self):
+    def test_each_sample_counts_once_and_ranks_have_as_many_batches(self):
         for length in range(34):
-            for world in (1, 2, 3):
-                ranks = batches(length, 4, world, shuffle=False)
-                self.assertEqual(sorted(sum((sum(rank, []) for rank in ranks), [])), list(range(length)))
+            for world in (1, 2, 3, 4):
+                ranks, seen = [], []
+                for rank in range(world):
+                    sampler, rank_batches = make(length, 4, world, rank, shuffle=True)
+                    ranks.append(len(rank_batches))
+                    for i, batch in enumerate(rank_batches):
+                        size = sampler.sizes_at(i)[0]
+                        self.assertTrue(len(batch) == size or (size == 0 and len(batch) > 0))
+                        seen += batch[:size]
+                self.assertEqual(len(set(ranks)), 1)
+                self.assertEqual(sorted(seen), list(range(length)))
 
     def test_sizes_are_known_in_advance(self):
         for drop_last in (False, True):
-            sampler = PositionedBatchSampler(23, 5, shuffle=True, drop_last=drop_last)
-            sizes = [len(batch) for batch in sampler]
-            self.assertEqual(len(sampler), len(sizes))
-            self.assertEqual([sampler.size_at(i) for i in range(2 * len(sizes))], sizes * 2)
+            for world in (1, 3):
+                keys = {"shuffle": True, "drop_last": drop_last}
+                samplers, every = zip(
+                    *(make(23, 7 // world, world, rank, **keys) for rank in range(world)), strict=True
+                )
+                self.assertEqual(len(samplers[0]), len(every[0]))
+                for i in range(2 * len(every[0])):
+                    sizes = [len(one[i % len(one)]) for one in every]
+                    for size, sampler in zip(sizes, samplers, strict=True):
+                        self.assertEqual(sampler.sizes_at(i), (size, sum(sizes)))
 
 
 class TestLoader(unittest.TestCase):

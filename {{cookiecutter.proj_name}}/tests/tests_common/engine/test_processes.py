@@ -31,7 +31,7 @@ SCRIPT = """
         keys = {}
     else:
         config = toy.make_config({"accumulate": 3}, {"clip_gradients": 0.5}, {"iter_loss": 1}, batch_size=2)
-        trainer_class, keys = toy.ToyEpochTrainer, {"dtype": torch.float64, "samples": 27}
+        trainer_class, keys = toy.ToyEpochTrainer, {"dtype": torch.float64, "samples": 28}
     config = replace(config, gpu_ids=-1, name="run", dir=replace(config.dir, expr_dir=folder))
     with launch(config) as session:
         trainer = trainer_class(config, session, seed=get_rank(), **keys)
@@ -94,7 +94,7 @@ class TestTwoProcesses(unittest.TestCase):
         self.assertEqual(console.count("epoch 1 | val |"), 1)
         self.assertEqual(len(list((folder / "event").iterdir())), 1)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        # 27 samples in batches of 2 on each of 2 ranks make 7 iterations.
+        # 28 samples in batches of 2 on each of 2 ranks make 7 iterations.
         self.assertEqual([line["step"] for line in lines if line["split"] == "train"], list(range(1, 15)))
         self.assertEqual(sorted(read_checkpoint(folder / "checkpoints" / "final.pt")["random"]), [0, 1])
 

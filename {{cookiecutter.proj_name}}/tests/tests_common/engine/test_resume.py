@@ -93,7 +93,7 @@ class TestFineTune(unittest.TestCase):
         change(state)
         torch.save(state, path)
         config: Config = toy.make_config(None, optim, progress={"start_epoch": 0})
-        trainer = toy.ToyEpochTrainer(config, toy.make_session(self, path), seed=5)
+        trainer = toy.ToyEpochTrainer(config, toy.make_session(self, path, goes_on=False), seed=5)
         trainer._prepare()
         self.first = first
         return trainer

@@ -159,7 +159,7 @@ class TestSelection(unittest.TestCase):
         class Tester:
             """Is called while there is a file to delete, in the third epoch."""
 
-            calls = 0
+            calls, test_loader = 0, None
 
             def run(self, folder):
                 self.calls += 1

@@ -27,13 +27,13 @@ def make_config(trainer=None, optim=None, progress=None, checkpoint=None, **keys
     )
 
 
-def make_session(test, checkpoint=None, folder=None):
+def make_session(test, checkpoint=None, folder=None, goes_on=True):
     """Return a session on the CPU in a folder that lasts as long as the test."""
     if folder is None:
         temporary = tempfile.TemporaryDirectory()
         test.addCleanup(temporary.cleanup)
         folder = Path(temporary.name) / "experiment"
-    return Session(torch.device("cpu"), folder, checkpoint)
+    return Session(torch.device("cpu"), folder, checkpoint, goes_on)
 
 
 def make_data(samples=24, dtype=torch.float32):

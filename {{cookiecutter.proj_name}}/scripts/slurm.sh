@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Train on a Slurm cluster, from the project's folder:
+#   sbatch scripts/slurm.sh [configs/default.yaml] [--optim.lr 3e-4 ...]
+# Before the time is up, and when a job of more weight takes its place, the run is saved, queued again, and goes on.
+# Edit the lines below for your cluster. In a job array give each task its own --name, with $SLURM_ARRAY_TASK_ID.
+#SBATCH --job-name=train
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+##SBATCH --gpus-per-task=1
+##SBATCH --cpus-per-task=8
+##SBATCH --time=24:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.out
+set -uo pipefail
+[[ -f train.py ]] || { echo "slurm.sh: $PWD has no train.py; sbatch it from the project's folder" >&2; exit 2; }
+# source .venv/bin/activate
+
+config=configs/default.yaml
+if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
+    config=$1
+    shift
+fi
+# One process a task, with a log of its own. 75 means: cut and saved.
+srun --kill-on-bad-exit=1 --open-mode=append --output="slurm-$SLURM_JOB_ID-rank%t.out" \
+    python train.py --config "$config" --resume auto "$@"
+code=$?
+((code == 75)) && scontrol requeue "$SLURM_JOB_ID"
+exit $code
