@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,19 @@ _KNOWN = {
 }
 
 
+def _member(enum: Any, name: str) -> Any:
+    """Return a member of an enumeration, as some versions of Python pickle it by getattr; and nothing but that."""
+    if not (isinstance(enum, type) and issubclass(enum, Enum)):
+        raise pickle.UnpicklingError(f"asks for {name} of {enum}")
+    return enum[name]
+
+
 class _Unpickler(pickle.Unpickler):
     """Loads the description of the shards, and nothing else that a pickle can ask for."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if name not in _KNOWN.get(module, ()) and not is_dtype:
             raise pickle.UnpicklingError(f"asks for {module}.{name}")

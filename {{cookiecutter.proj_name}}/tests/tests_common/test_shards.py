@@ -122,6 +122,14 @@ class TestShards(SpreadTest):
             read_stored({stored: torch.empty(stored.shape)})
         self.assertFalse((self.folder / "exploited").exists())
 
+    def test_getattr_reaches_enumerations_alone(self):
+        path = self.save("latest")
+        stored = read_checkpoint(path)["model"]["0.weight"]
+        hostile = b"cbuiltins\ngetattr\n(ctorch.distributed.checkpoint.metadata\nMetadata\nV__init__\ntR."
+        (self.shards()[0] / ".metadata").write_bytes(hostile)
+        with self.assertRaisesRegex(OSError, "asks for __init__ of"):
+            read_stored({stored: torch.empty(stored.shape)})
+
     def test_what_a_foreign_file_says_of_its_shards(self):
         for said in (3, {"folder": 3, "files": []}, {"folder": "a", "files": {"b": "c"}}, {}):
             write_durably({SHARDS: said}, self.folder / "foreign.pt")
