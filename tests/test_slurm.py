@@ -70,8 +70,10 @@ def test_two_nodes_train_one_model(cluster, project, whole):
     assert max(json.loads(line).get("accuracy", 0) for line in lines) > 0.95
 
 
-def test_the_end_of_the_time(cluster, project, whole):
-    job = submit(cluster, project, "cut", "--time=1", "--signal=USR1@55")
+def test_the_signal_before_the_end_of_the_time(cluster, project, whole):
+    job = submit(cluster, project, "cut", "--time=60")
+    cluster.wait(lambda: is_training(project, "cut"))
+    cluster.run("scancel", "--signal=USR1", job)  # what --signal sends, but at once: Slurm looks every half minute
     said = ends_equal(cluster, project, job, "cut")
     assert "SIGUSR1 came: saved" in said and int(cluster.describe(job)["Restarts"]) >= 1, said
 

@@ -64,7 +64,7 @@ def launch(
         config: The whole config.
         open_folder: Finds or makes the run's folder on rank 0: ``open_experiment`` or ``open_results``.
     """
-    with handling(end_at_once):
+    with handling(end_at_once, until_the_end=True):
         if "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_parent(signal.SIGTERM)
         yield from _launch(config, open_folder)

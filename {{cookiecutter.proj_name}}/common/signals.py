@@ -33,10 +33,12 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def handling(handler: Callable[[int], None]) -> Iterator[None]:
+def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Iterator[None]:
     """Let a function handle the signals that end a run, inside the ``with`` and in this process alone.
 
-    Outside the main thread, where Python handles no signals, nothing happens.
+    Outside the main thread, where Python handles no signals, nothing happens. With ``until_the_end``, a process that
+    leaves it by ``Interrupted`` has saved and is about to exit: the signal of a launcher that has seen another one exit
+    before is passed over.
     """
     owner = os.getpid()
 
@@ -46,21 +48,27 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
         else:
             pass_over_signals()  # in a forked process, such as a loader's worker
 
-    with _replaced(handle):
-        yield
+    with _replaced(handle) as before:
+        try:
+            yield
+        except Interrupted:
+            if until_the_end:
+                before |= {number: signal.SIG_IGN for number in before if number != signal.SIGINT}
+            raise
 
 
-def unhandled() -> AbstractContextManager[None]:
+def unhandled() -> AbstractContextManager:
     """Let signals end this process as the system does, while it waits where Python cannot handle them."""
     return _replaced(signal.SIG_DFL)
 
 
 @contextmanager
-def _replaced(handler: Any) -> Iterator[None]:
+def _replaced(handler: Any) -> Iterator[dict[int, Any]]:
+    """Replace the handlers; what is in the dict that is yielded takes their place afterwards."""
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
     try:
-        yield
+        yield before
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -22,9 +22,9 @@ if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
     config=$1
     shift
 fi
-# One process a task, with a log of its own. 75 means: cut and saved.
+# One process a task, with a log of its own. 75 means: cut and saved; 138: by USR1, before there was anything to save.
 srun --kill-on-bad-exit=1 --open-mode=append --output="slurm-$SLURM_JOB_ID-rank%t.out" \
     python train.py --config "$config" --resume auto "$@"
 code=$?
-((code == 75)) && scontrol requeue "$SLURM_JOB_ID"
+((code == 75 || code == 138)) && scontrol requeue "$SLURM_JOB_ID"
 exit $code

@@ -106,10 +106,13 @@ class TestWaysOut(unittest.TestCase):
         self.assertIn("Traceback", log)
 
     def test_an_interruption(self):
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
         left, said, _ = self.leave_by(Interrupted(signal.SIGINT))
         self.assertEqual(left.code, 130)
         self.assertIn("ended by SIGINT, exit code 130", said)
         self.assertNotIn("Traceback", said)
+        os.kill(os.getpid(), signal.SIGTERM)  # of a launcher, while this process leaves
 
     def test_a_fault_in_code_keeps_its_traceback(self):
         left, _, log = self.leave_by(ZeroDivisionError("here"))
