@@ -19,6 +19,9 @@ for _package in ("common.datasets", "common.losses", "common.metrics", "common.m
     import_modules(_package)
 
 
+_FLAGS = {"persistent_workers": True, "drop_last": False}
+
+
 def build_model(section: Section, where: str = "model") -> nn.Module:
     """Build a model from its section.
 
@@ -49,10 +52,7 @@ def build_loader(
         raise UserError(f"{where}: expected a section with a 'type', found nothing")
     section = dict(section)
     batch_size, worker = section.pop("batch_size", config.batch_size), section.pop("worker", config.worker)
-    flags = {
-        "persistent_workers": section.pop("persistent_workers", True),
-        "drop_last": section.pop("drop_last", False),
-    }
+    flags = {name: section.pop(name, default) for name, default in _FLAGS.items()}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise UserError(f"{where}.{name}: expected true or false, found {value!r}")

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+
+
+def map_nested(value: Any, change: Callable[[tuple, Any], Any], path: tuple = ()) -> Any:
+    """Return nested dicts, lists and tuples with what ``change`` makes of them and of what is in them, by its path."""
+    new = change(path, value)
+    if new is not value:
+        return new
+    if isinstance(value, dict):
+        return {key: map_nested(item, change, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_nested(item, change, (*path, i)) for i, item in enumerate(value))
+    return value
 
 
 class HostCopy:
@@ -27,19 +40,14 @@ class HostCopy:
         Collective where tensors are sharded.
         """
         kept, self._kept, self._seen = self._kept, {}, {}
-        copied = self._copy(state, (), kept)
+
+        def copy(path: tuple, value: Any) -> Any:
+            return self._copy_tensor(value.detach(), path, kept) if isinstance(value, torch.Tensor) else value
+
+        copied = map_nested(state, copy)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
-
-    def _copy(self, value: Any, path: tuple, kept: dict[tuple, torch.Tensor]) -> Any:
-        if isinstance(value, torch.Tensor):
-            return self._copy_tensor(value.detach(), path, kept)
-        if isinstance(value, dict):
-            return {key: self._copy(item, (*path, key), kept) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._copy(item, (*path, i), kept) for i, item in enumerate(value))
-        return value
 
     def _copy_tensor(self, value: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
         if isinstance(value, DTensor):

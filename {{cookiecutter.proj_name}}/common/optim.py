@@ -17,6 +17,7 @@ from common.distributed import get_data_size
 from common.errors import UserError
 from common.registry import Registry
 from common.schema import OptimizerConfig
+from common.sharding import is_spread
 
 OPTIMIZER_REGISTRY = Registry("optimizer", fallback="torch.optim")
 SCHEDULER_REGISTRY = Registry("schedule", fallback="torch.optim.lr_scheduler")
@@ -64,7 +65,7 @@ def _can_be_fused(group: dict[str, Any]) -> bool:
 
 def by_layout(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Return the tensors in groups that torch's operations on lists can take: spread in the same way, or whole."""
-    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+    if not is_spread(tensors):
         return [tensors]
     groups: dict[Any, list[torch.Tensor]] = {}
     for tensor in tensors:

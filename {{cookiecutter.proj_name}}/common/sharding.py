@@ -12,6 +12,11 @@ from torch.optim import Optimizer
 from common.shards import Stored, read_stored
 
 
+def is_spread(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return whether there is one of which each process holds a part."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
 def local_parts(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return what this process holds of each tensor, sharing its memory; of a whole tensor, itself."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

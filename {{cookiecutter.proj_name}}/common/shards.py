@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
 from common.distributed import broadcast
+from common.host_copy import map_nested
 
 SHARDS = "shards"
 _MARK = "stored"
@@ -57,13 +58,14 @@ class ShardWriter:
         """
         tensors: dict[str, DTensor] = {}
 
-        def take_out(key: str, value: Any) -> Any:
+        def take_out(path: tuple, value: Any) -> Any:
             if not isinstance(value, DTensor):
                 return value
+            key = "/".join(("", *map(str, path)))  # as torch.distributed.checkpoint wants it: a text
             tensors[key] = value.detach()
             return {_MARK: key, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
-        state = _changed(state, take_out)
+        state = map_nested(state, take_out)
         if not tensors:
             return state, None
         folder = folder / broadcast(f"{uuid.uuid4().hex[:12]}.{SHARDS}")
@@ -103,18 +105,6 @@ def _cause(error: BaseException) -> str:
     return str(next(iter(failures.values()))[0] if failures else error)
 
 
-def _changed(value: Any, change: Callable[[str, Any], Any], key: str = "") -> Any:
-    """Return nested dicts, lists and tuples with what ``change`` makes of them and of what is in them, by its place."""
-    new = change(key, value)
-    if new is not value:
-        return new
-    if isinstance(value, dict):
-        return {name: _changed(item, change, f"{key}/{name}") for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_changed(item, change, f"{key}/{i}") for i, item in enumerate(value))
-    return value
-
-
 def find_shard_fault(folder: Path, sealed: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a folder of which a checkpoint's file says this, or None."""
     for name, digest in sealed["files"].items():
@@ -137,12 +127,12 @@ def _digest(path: Path) -> str:
 def mark_stored(state: Any, folder: Path) -> Any:
     """Return the state in a checkpoint's file with a ``Stored`` for each tensor that is in the folder."""
 
-    def mark(_key: str, value: Any) -> Any:
+    def mark(_path: tuple, value: Any) -> Any:
         if not isinstance(value, dict) or value.keys() != {_MARK, "shape", "dtype"}:
             return value
         return Stored(folder, value[_MARK], tuple(value["shape"]), getattr(torch, value["dtype"]))
 
-    return _changed(state, mark)
+    return map_nested(state, mark)
 
 
 def read_stored(targets: Mapping[Stored, torch.Tensor]) -> None:
@@ -214,11 +204,11 @@ def read_all(state: Any) -> Any:
     """Return a state with each ``Stored`` replaced by the whole tensor, in host memory."""
     targets: dict[Stored, torch.Tensor] = {}
 
-    def fill(_key: str, value: Any) -> Any:
+    def fill(_path: tuple, value: Any) -> Any:
         if not isinstance(value, Stored):
             return value
         return targets.setdefault(value, torch.empty(value.shape, dtype=value.dtype))
 
-    state = _changed(state, fill)
+    state = map_nested(state, fill)
     read_stored(targets)
     return state

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -16,7 +15,7 @@ from common.distributed import gather_data, get_data_rank, get_data_size
 from common.ema import EMA
 from common.optim import clip_gradients_by_norm, clip_gradients_by_value, global_norm
 from common.schema import OptimizerConfig
-from common.sharding import local_parts, spread_like, whole_optimizer
+from common.sharding import is_spread, local_parts, spread_like, whole_optimizer
 
 Scheduler = LRScheduler | ReduceLROnPlateau
 Place = tuple[int, int]
@@ -68,7 +67,7 @@ class Updater:
         self._inputs = self.parameters if only else None
         self._clip_limit = 0.0
         self._on_cpu = device == "cpu"
-        self._is_sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+        self._is_sharded = is_spread(self.parameters)
         self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not self._is_sharded
         self._losses: list[torch.Tensor] = []
         self._outcome: _Outcome | None = None

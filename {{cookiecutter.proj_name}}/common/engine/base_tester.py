@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from common.device import in_precision, move_to
@@ -22,6 +21,7 @@ from common.launch import Session
 from common.logger import add_log
 from common.meters import Meters
 from common.schema import Config
+from common.sharding import is_spread
 from common.weights import read_weights
 
 
@@ -43,7 +43,7 @@ class BaseTester(ABC):
 
     def register_model(self, model: nn.Module) -> None:
         """Register the model and move it to the device; one that a trainer has sharded is there already."""
-        self.model = model if any(isinstance(p, DTensor) for p in model.parameters()) else model.to(self.device)
+        self.model = model if is_spread(model.parameters()) else model.to(self.device)
 
     def register_loader(self, test_loader: DataLoader) -> None:
         """Register the loader of the test set."""
