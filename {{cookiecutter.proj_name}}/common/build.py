@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from common.datasets import make_loader
+from common.datasets import View, draw_rows, make_loader
 from common.errors import UserError
 from common.losses import LossSet
 from common.metrics import MetricSet
 from common.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, import_modules
 from common.schema import Config, Section
+from common.transforms import Pipeline
 
 # What the engine itself offers by name; your package's folders do the same.
 for _package in ("common.datasets", "common.losses", "common.metrics", "common.models"):
     import_modules(_package)
-
-
-_FLAGS = {"persistent_workers": True, "drop_last": False}
 
 
 def build_model(section: Section, where: str = "model") -> nn.Module:
@@ -29,6 +28,19 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
         UserError: No or an unknown ``type``, or arguments that do not fit.
     """
     return MODEL_REGISTRY.build(section, where)
+
+
+# What may stand in a data set's section beside the arguments of its class: what is expected, as words and as a check.
+_LOADER_KEYS = {
+    "batch_size": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),
+    "worker": ("a whole number of at least 0", lambda value: type(value) is int and value >= 0),
+    "persistent_workers": ("true or false", lambda value: type(value) is bool),
+    "drop_last": ("true or false", lambda value: type(value) is bool),
+    "sample_rate": (
+        "a share above 0.0 up to 1.0, or a number of samples from 1",
+        lambda value: (type(value) is float and 0 < value <= 1) or (type(value) is int and value >= 1),
+    ),
+}
 
 
 def build_loader(
@@ -51,34 +63,49 @@ def build_loader(
             return None
         raise UserError(f"{where}: expected a section with a 'type', found nothing")
     section = dict(section)
-    batch_size, worker = section.pop("batch_size", config.batch_size), section.pop("worker", config.worker)
-    flags = {name: section.pop(name, default) for name, default in _FLAGS.items()}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise UserError(f"{where}.{name}: expected true or false, found {value!r}")
-    for name, value, least in (("batch_size", batch_size, 1), ("worker", worker, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{where}.{name}: expected a whole number of at least {least}, found {value!r}")
+    options = {name: _take(section, name, where) for name in _LOADER_KEYS if name in section}
+    transforms, batch_transforms = (
+        Pipeline(section.pop(name), f"{where}.{name}") if section.get(name) else section.pop(name, None)
+        for name in ("transforms", "batch_transforms")
+    )
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
-    if max_samples is not None:
-        dataset = Subset(dataset, range(min(max_samples, len(dataset))))
+    rows = _choose_rows(len(dataset), options.pop("sample_rate", None), max_samples, config.trainer.seed, where)
     loader = make_loader(
-        dataset,
-        batch_size,
-        worker,
+        View(dataset, rows, transforms) if transforms or rows else dataset,
+        options.pop("batch_size", config.batch_size),
+        options.pop("worker", config.worker),
         training=split == "train",
         seed=config.trainer.seed,
         pin_memory=pin_memory,
-        **flags,
+        **options,
+        transform_batch=batch_transforms and batch_transforms.on_batch,
         where=where,
         replace=config.dataset.bad_sample == "replace",
         limit=config.dataset.bad_sample_limit,
     )
     if len(loader) == 0:
-        raise UserError(f"{where}.drop_last: {len(dataset)} samples make no full batch")
+        raise UserError(f"{where}.drop_last: {len(loader.dataset)} samples make no full batch")
     return loader
+
+
+def _take(section: Section, name: str, where: str) -> Any:
+    """Take one of the loader's own keys out of a data set's section."""
+    value, (words, fits) = section.pop(name), _LOADER_KEYS[name]
+    if not fits(value):
+        raise UserError(f"{where}.{name}: expected {words}, found {value!r}")
+    return value
+
+
+def _choose_rows(
+    length: int, rate: float | int | None, max_samples: int | None, seed: int, where: str
+) -> Sequence[int] | None:
+    """Return which samples of a set are used; None for all of them."""
+    rows = range(length) if rate is None else draw_rows(length, rate, seed)
+    if not rows:
+        raise UserError(f"{where}.sample_rate: {rate} of {length:,} samples is not one")
+    return None if len(rows[:max_samples]) == length else rows[:max_samples]
 
 
 def build_loss(section: Section) -> LossSet:

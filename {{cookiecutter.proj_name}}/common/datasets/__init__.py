@@ -2,5 +2,6 @@
 
 from common.datasets.base_dataset import ArrayDataset, BaseDataset
 from common.datasets.loader import PositionedBatchSampler, make_loader
+from common.datasets.view import View, draw_rows
 
-__all__ = ["ArrayDataset", "BaseDataset", "PositionedBatchSampler", "make_loader"]
+__all__ = ["ArrayDataset", "BaseDataset", "PositionedBatchSampler", "View", "draw_rows", "make_loader"]

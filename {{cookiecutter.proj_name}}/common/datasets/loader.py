@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class Loader(DataLoader):
     torch's own handler would raise that at once wherever Python may be, also within a step or a save.
     """
 
+    transform_batch: Callable[[dict], dict] | None = None
+
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
         if self.num_workers:
@@ -96,6 +98,7 @@ def make_loader(
     pin_memory: bool = False,
     persistent_workers: bool = True,
     drop_last: bool = False,
+    transform_batch: Callable[[dict], dict] | None = None,
     **reading: Any,
 ) -> Loader:
     """Return this rank's loader of a data set.
@@ -109,9 +112,10 @@ def make_loader(
         pin_memory: Copy batches to page-locked memory, from which a GPU reads beside its work.
         persistent_workers: Let the workers live as long as the loader, not start anew every epoch.
         drop_last: Leave out a last batch that is not full.
+        transform_batch: What trainers and testers do to each batch once it is on the device.
         **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` that stands around the data set.
     """
-    return Loader(
+    loader = Loader(
         SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, training, seed, drop_last),
         num_workers=worker,
@@ -121,6 +125,8 @@ def make_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # of its own, so that an epoch's start draws nothing from the trainer's
     )
+    loader.transform_batch = transform_batch
+    return loader
 
 
 def _start_worker(_number: int) -> None:

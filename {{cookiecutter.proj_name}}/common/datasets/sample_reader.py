@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.datasets.base_dataset import ArrayDataset
+from common.datasets.view import draws_random_numbers
 from common.errors import RunError
 from common.logger import add_log
 from common.seed import derive_seed, random_state_kept
@@ -47,8 +47,7 @@ class SampleReader(Dataset):
         self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
         self._replaced = multiprocessing.Value("q", 0)
         self._whole = getattr(dataset, "__getitems__", None)
-        # A plain row of a tensor needs no random numbers, and seeding would cost more than the row.
-        self._draws = getattr(type(dataset), "__getitems__", None) is not ArrayDataset.__getitems__
+        self._draws = draws_random_numbers(dataset)  # seeding would cost more than a plain row
 
     def __len__(self) -> int:
         """Return the number of samples."""

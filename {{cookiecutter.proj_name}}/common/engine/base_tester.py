@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.device import in_precision, move_to
+from common.device import in_precision
 from common.distributed import get_rank
-from common.engine.batches import find_sizes_at
+from common.engine.batches import find_sizes_at, find_transform, on_device
 from common.engine.evaluating import evaluating
 from common.engine.hooks import Metrics
 from common.errors import UserError
@@ -99,14 +99,14 @@ class BaseTester(ABC):
         self.folder = folder or self.session.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
-        meters, sizes_at = Meters(), find_sizes_at(self.test_loader)
+        meters, sizes_at, transform = Meters(), find_sizes_at(self.test_loader), find_transform(self.test_loader)
         if self.metric:
             self.metric.reset()
         with evaluating([self.model]):
             self.before_test_epoch()
-            for iteration, data_dict in enumerate(self.test_loader):
+            for iteration, data_dict in enumerate(on_device(self.test_loader, self.device)):
                 self.between_steps(iteration)
-                data_dict = move_to(data_dict, self.device)
+                data_dict = transform(data_dict) if transform else data_dict
                 if sizes_at and not sizes_at(iteration)[0]:  # a stand-in, for what all ranks do together
                     test_step(iteration, data_dict)
                     continue

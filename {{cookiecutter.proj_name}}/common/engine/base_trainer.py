@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 
 from common import endpoints
-from common.device import move_to
 from common.engine.batches import stop_workers
 from common.engine.between_steps import BetweenSteps, is_due
 from common.engine.failures import explain
@@ -118,8 +117,8 @@ class BaseTrainer(BetweenSteps):
 
     def _run_iteration(self, epoch: int, iteration: int, data_dict: dict) -> None:
         closes_window, weight, size = self._window(iteration)
-        if self.device.type != "cpu":
-            data_dict = move_to(data_dict, self.device)
+        if self._transform_batch:
+            data_dict = self._transform_batch(data_dict)
         if self._syncs_by_hand:
             set_gradient_sync(self._spread, closes_window)
         if self._before_train_step:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
+
+from common.device import move_to
 
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
@@ -26,6 +30,46 @@ def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
 def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None:
     """Return the function that tells how many samples a batch holds, on this rank and on all, or None if none can."""
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
+
+
+def find_transform(loader: DataLoader | None) -> Callable[[dict], dict] | None:
+    """Return what a loader wants done to its batches on the device, ``dataset.<split>.batch_transforms``, or None."""
+    return getattr(loader, "transform_batch", None)
+
+
+def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """Return the batches on the device; to an accelerator each is copied while the one before is worked on."""
+    if device.type == "cuda":
+        return prefetch(batches, device)
+    return iter(batches) if device.type == "cpu" else (move_to(batch, device) for batch in batches)
+
+
+def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """Yield batches, each copied to the device on a stream of its own while the one before is worked on.
+
+    The copy runs beside the computation from pinned memory only. Source: the note "CUDA semantics" of PyTorch.
+    """
+    backend = torch.get_device_module(device)
+    stream, upcoming = backend.Stream(), None
+    for batch in batches:
+        with backend.stream(stream):
+            copied = move_to(batch, device)
+        if upcoming is not None:
+            yield upcoming
+        backend.current_stream().wait_stream(stream)
+        _keep_for(backend.current_stream(), copied)
+        upcoming = copied
+    if upcoming is not None:
+        yield upcoming
+
+
+def _keep_for(stream: torch.Stream, data: Any) -> None:
+    """Tell the allocator that tensors made on another stream are used on this one, so that it does not reuse them."""
+    if isinstance(data, torch.Tensor) and data.device.type != "cpu":
+        data.record_stream(stream)
+    elif isinstance(data, dict | list | tuple):
+        for value in data.values() if isinstance(data, dict) else data:
+            _keep_for(stream, value)
 
 
 def stop_workers(loader: DataLoader | None) -> None:

@@ -12,9 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from common import endpoints
-from common.device import move_to
 from common.distributed import barrier, gather, get_rank
-from common.engine.batches import find_sizes_at
+from common.engine.batches import find_sizes_at, find_transform, on_device
 from common.engine.evaluating import evaluating
 from common.engine.faults import Faults
 from common.engine.report import format_scalars
@@ -139,13 +138,13 @@ class BetweenSteps(Faults):
         self.drop += [other for other in dropped if other != name]
 
     def _val_epoch(self, epoch: int) -> dict[str, float]:
-        meters, sizes_at = Meters(), find_sizes_at(self.val_loader)
+        meters, sizes_at, transform = Meters(), find_sizes_at(self.val_loader), find_transform(self.val_loader)
         if self.metric:
             self.metric.reset()
         self.before_val_epoch(epoch)
-        for iteration, data_dict in enumerate(self.val_loader):
+        for iteration, data_dict in enumerate(on_device(self.val_loader, self.device)):
             self._obey(self.val_loader, iteration)
-            data_dict = move_to(data_dict, self.device)
+            data_dict = transform(data_dict) if transform else data_dict
             size = sizes_at(iteration)[0] if sizes_at else 1
             if not size:  # a stand-in, for the sake of what all ranks do together in a sharded model
                 self._val_step(epoch, iteration, data_dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.engine.base_trainer import BaseTrainer
-from common.engine.batches import open_pass
+from common.engine.batches import on_device, open_pass
 
 
 class EpochBasedTrainer(BaseTrainer):
@@ -31,7 +31,7 @@ class EpochBasedTrainer(BaseTrainer):
         return self.config.progress.epoch
 
     def _open_batches(self) -> Iterator[dict]:
-        return open_pass(self.train_loader, self.epoch, self.iteration)
+        return on_device(open_pass(self.train_loader, self.epoch, self.iteration), self.device)
 
     def _batch_position(self, iteration: int) -> int:
         return iteration

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from common.engine.base_trainer import BaseTrainer
-from common.engine.batches import open_pass
+from common.engine.batches import on_device, open_pass
 
 
 class IterBasedTrainer(BaseTrainer):
@@ -36,7 +36,7 @@ class IterBasedTrainer(BaseTrainer):
     def _open_batches(self) -> Iterator[dict]:
         """Go on where the last epoch stopped, across the passes: the position follows from the number of iterations."""
         if self._endless is None:
-            self._endless = self._passes()
+            self._endless = on_device(self._passes(), self.device)
         return self._endless
 
     def _passes(self) -> Iterator[dict]:

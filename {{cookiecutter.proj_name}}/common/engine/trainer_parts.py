@@ -16,7 +16,7 @@ from common.continuity import Continuity
 from common.device import in_precision
 from common.distributed import gather, get_data_size, get_world_size, is_distributed
 from common.engine.base_tester import BaseTester
-from common.engine.batches import find_sizes_at
+from common.engine.batches import find_sizes_at, find_transform
 from common.engine.hooks import Metrics, TrainerHooks
 from common.errors import UserError, nearest
 from common.experiment import back_up, look_at_space
@@ -213,6 +213,7 @@ class TrainerParts(TrainerHooks):
         self._is_alone = get_world_size() == 1
         self._draw_every = progress.epoch_save_progress if progress.save_progress else 0
         self._sizes_at, self._data_size = find_sizes_at(self.train_loader), get_data_size()
+        self._transform_batch = find_transform(self.train_loader)
         self._train_step = in_precision(self.train_step, self.device, precision)
         self._val_step = in_precision(self.val_step, self.device, precision)
         for name in ("before_train_step", "after_backward", "after_train_step"):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.errors import UserError, nearest
+from common.inputs import pick
 
 
 class LossSet(nn.Module):
@@ -37,17 +37,9 @@ class LossSet(nn.Module):
         total: torch.Tensor | float = 0.0
         for name, term in self.terms.items():
             keys = self._input_names.get(name)
-            inputs = (output_dict, data_dict) if keys is None else [pick(k, name, output_dict, data_dict) for k in keys]
+            whole = (output_dict, data_dict)
+            inputs = whole if keys is None else pick(keys, f"loss.{name}", *whole)
             result[name] = term(*inputs) * self._weights[name]
             total = total + result[name]
         result["sum"] = total
         return result
-
-
-def pick(key: str, term: str, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> Any:
-    """Return what lies under a key in the outputs, or else in the data."""
-    for values in (output_dict, data_dict):
-        if key in values:
-            return values[key]
-    known = {*output_dict, *data_dict}
-    raise UserError(f"loss.{term}.input_name: '{key}' is neither an output nor in the batch, {nearest(key, known)}")

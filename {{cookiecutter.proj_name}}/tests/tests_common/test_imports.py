@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
     0: {"errors", "schema", "secrets", "__init__"},
-    1: {"config", "registry", "distributed"},
+    1: {"config", "inputs", "registry", "distributed"},
     3: {"build", "datasets", "models", "losses", "metrics", "transforms"},
     4: {"engine"},
 }
@@ -32,6 +32,7 @@ SAME_ROW = {
     "shards": {"host_copy"},
     "updater": {"ema", "optim", "sharding"},
     "weights": {"checkpoint_file", "sharding"},
+    "datasets": {"transforms"},
     "build": {"datasets", "models", "losses", "metrics", "transforms"},
 }
 
