@@ -164,9 +164,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The data sets: {type: a registered data set, ...its arguments}. These keys may stand there, too: transforms (a list,
-    for each sample where it is read), batch_transforms (a list, for whole batches on the device), sample_rate (use only
-    this share, or this number, of the samples), batch_size, worker, persistent_workers (true) and drop_last (false)."""
+    """The data sets: {type: a registered data set, ...its arguments}. These keys may stand there, too: transforms (list,
+    for each sample where it is read), batch_transforms (list, for whole batches on the device), sample_rate (use this
+    share, or this number, of the samples), batch_size, worker, persistent_workers (true) and drop_last (false)."""
 
     train: Section | None = None
     """Training set."""

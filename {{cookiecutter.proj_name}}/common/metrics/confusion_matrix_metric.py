@@ -63,10 +63,7 @@ class ConfusionMatrix(TorchMetric):
         axis.set_xticks(range(size), self.names, rotation=45 if turned else 0, ha="right" if turned else "center")
         axis.set_yticks(range(size), self.names)
         axis.set(xlabel="predicted class", ylabel="true class")
-        for (row, column), count in zip(
-            torch.cartesian_prod(*[torch.arange(size)] * 2).tolist(), self.counts.flatten()
-        ):
-            if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
+        for row, column in self.counts.nonzero().tolist():
+            colour, count = "white" if shares[row, column] > 0.5 else "black", self.counts[row, column]
+            axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
         return figure
