@@ -32,7 +32,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _LIMITS = (
     (r"(batch|tp|shard)_size|nproc|accumulate|timeout", "a whole number from 1", lambda v: v >= 1),
     (r"epoch|iters_per_epoch|keep_\w+|bad_sample_limit|max_samples_\w+", "a whole number from 1", lambda v: v >= 1),
-    (r"worker|warmup|early_stop|epoch_\w+|iter_\w+", "a whole number from 0", lambda v: v >= 0),
+    (r"worker|warmup|early_stop|epoch_\w+|iter_\w+|sample_\w+", "a whole number from 0", lambda v: v >= 0),
     ("seed", "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
     ("start_epoch", "-1 or 0", lambda v: v in (-1, 0)),
     ("lr", "a number above 0", lambda v: 0 < v < inf),

@@ -24,7 +24,7 @@ from common.logger import add_log
 from common.schema import Config
 from common.secrets import find_secrets, hide, redact
 
-_PACKAGES = ("torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm", "matplotlib", "pillow")
+_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:

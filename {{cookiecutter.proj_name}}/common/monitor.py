@@ -8,7 +8,9 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -18,6 +20,9 @@ from torch.utils.tensorboard.summary import image as image_summary
 
 from common.distributed import get_rank
 from common.logger import add_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Monitor:
@@ -62,6 +67,15 @@ class Monitor:
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
             Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(path)
+
+    def add_figure(self, split: str, name: str, figure: Figure, step: int) -> None:
+        """Record a figure of matplotlib under ``<split>/<name>``."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = torch.tensor(np.asarray(canvas.buffer_rgba())[..., :3])
+        self.add_image(split, name, pixels.permute(2, 0, 1), step)
 
     def state_dict(self) -> dict:
         """Return the last step recorded, and the length of each file in bytes."""
@@ -144,6 +158,9 @@ class NullMonitor:
         """Do nothing."""
 
     def add_image(self, *args, **kwargs) -> None:
+        """Do nothing."""
+
+    def add_figure(self, *args, **kwargs) -> None:
         """Do nothing."""
 
     def state_dict(self) -> dict:

@@ -132,6 +132,8 @@ class ProgressConfig:
     """Draw pictures of the first validation batch."""
     max_samples_val: int = 16
     """At most so many samples in a picture."""
+    sample_save_eval: int = 50
+    """Write the pictures of every so many samples of an evaluation, each to a file of its own. 0: none."""
     local_progress: bool = False
     """Write the pictures to progress/ as files, too."""
     epoch_save_checkpoint: int = 10
@@ -164,7 +166,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The data sets: {type: a registered data set, ...its arguments}. These keys may stand there, too: transforms (list,
+    """The data sets: {type: a registered data set, ...its arguments}. These keys may stand there too: transforms (list,
     for each sample where it is read), batch_transforms (list, for whole batches on the device), sample_rate (use this
     share, or this number, of the samples), batch_size, worker, persistent_workers (true) and drop_last (false)."""
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-from matplotlib.figure import Figure
+import torch
+from PIL import Image
 from torch import nn
 
 from common.build import build_loader, build_metric
-from common.distributed import master_only
+from common.distributed import get_rank, master_only
 from common.engine import BatchTester
 from common.launch import Session
+from common.pictures import ShownSample, sample_figure, show_sample
 from common.schema import Config
+
+ACROSS = 2  # samples with several pictures beside each other on the page
 
 
 class CustomTester(BatchTester):
-    """Evaluates a classifier of images on ``dataset.eval``, and draws what it guessed right and wrong.
+    """Evaluates a model on ``dataset.eval``, and shows samples beside what it makes of them.
 
     Args:
         config: The whole config.
@@ -31,22 +34,33 @@ class CustomTester(BatchTester):
 
     def before_test_epoch(self) -> None:
         """Forget the samples of an earlier evaluation."""
-        self.samples: dict[bool, list[tuple[np.ndarray, int, int]]] = {True: [], False: []}
+        self.groups: dict[str, list[ShownSample]] = {}
 
     def test_step(self, iteration: int, data_dict: dict) -> dict:
-        """Return the logits of a batch, (batch, classes)."""
+        """Return the logits of a batch, (batch, classes, ...)."""
         return {"logits": self.model(data_dict["image"])}
 
     def eval_step(self, iteration: int, data_dict: dict, output_dict: dict) -> dict:
-        """Return how sure the model is of the right class of one sample."""
-        return {"confidence": output_dict["logits"].softmax(dim=0)[data_dict["label"]]}
+        """Return what each metric says of one sample."""
+        return self.metric.of_sample(output_dict, data_dict)
 
     def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
-        """Keep the first few samples that are right, and that are wrong."""
-        guess, label = int(output_dict["logits"].argmax()), int(data_dict["label"])
-        kept = self.samples[guess == label]
-        if len(kept) < self.config.progress.max_samples_val:
-            kept.append((data_dict["image"][0].cpu().numpy(), guess, label))
+        """Note what is to be said of a sample; keep the first few of each group, and write every so many to a file."""
+        sample, progress = show_sample(data_dict, output_dict, result_dict), self.config.progress
+        every, number = progress.sample_save_eval, len(self.rows) - 1
+        if every and number % every == 0 and sample.pictures and get_rank() == 0:
+            self.write_sample(sample, self.rows[-1]["sample"])
+        self.rows[-1] |= sample.facts
+        group = self.groups.setdefault(sample.group, [])
+        if len(group) < progress.max_samples_val and sample.pictures:
+            group.append(sample)
+
+    def write_sample(self, sample: ShownSample, number: int) -> None:
+        """Write a sample's pictures beside each other to ``samples/<number>.png``."""
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        pixels = (torch.cat(list(sample.pictures.values()), dim=2) * 255).round().byte()
+        Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(folder / f"{number:06d}.png")
 
     def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
         """Draw the samples that were kept."""
@@ -54,15 +68,10 @@ class CustomTester(BatchTester):
 
     @master_only
     def draw(self) -> None:
-        """Write ``predictions.png``: right guesses in the upper row, wrong ones below, each with guess and truth."""
-        columns = max(1, *map(len, self.samples.values()))
-        figure = Figure(figsize=(columns, 3), layout="constrained")
-        rows = zip(figure.subplots(2, columns, squeeze=False), ((True, "right"), (False, "wrong")), strict=True)
-        for axes, (is_right, title) in rows:
-            for axis in axes:
-                axis.set(xticks=[], yticks=[], frame_on=False)
-            axes[0].set_ylabel(title)
-            for axis, (image, guess, label) in zip(axes, self.samples[is_right], strict=False):
-                axis.imshow(image, cmap="gray_r")
-                axis.set_title(f"{guess}" if is_right else f"{guess}, is {label}", fontsize=9)
-        figure.savefig(self.folder / "predictions.png", dpi=150)
+        """Write ``predictions.png``: a row for each group of samples, or several where there is but one group."""
+        rows = sorted((name, samples) for name, samples in self.groups.items() if samples)
+        if len(rows) == 1 and not rows[0][0]:
+            samples = rows[0][1]
+            rows = [("", samples[i : i + ACROSS]) for i in range(0, len(samples), ACROSS)]
+        if rows:
+            sample_figure(rows).savefig(self.folder / "predictions.png", dpi=150)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
 from common.build import build_loader, build_loss, build_metric, build_model
 from common.engine import BaseTrainer, EpochBasedTrainer, IterBasedTrainer
 from common.launch import Session
 from common.optim import build_optimizer, build_scheduler
+from common.pictures import draw_samples
 from common.schema import Config
 from custom.tester import CustomTester
 
 
 class CustomTrainer(BaseTrainer):
-    """Trains a classifier of images: builds the parts from the config, and says what one step is."""
+    """Trains a model of images: builds the parts from the config, and says what one step is."""
 
     def __init__(self, config: Config, session: Session):
         super().__init__(config, session)
@@ -39,15 +39,8 @@ class CustomTrainer(BaseTrainer):
         return self.train_step(epoch, iteration, data_dict)
 
     def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
-        """Return the batch's images in a row, each above a bar: green for a right guess, red for a wrong one."""
-        count = self.config.progress.max_samples_val
-        images = data_dict["image"][:count].float().expand(-1, 3, -1, -1)
-        right = output_dict["logits"][:count].argmax(dim=1) == data_dict["label"][:count]
-        bars = torch.zeros(len(images), 3, 1, images.shape[-1], device=images.device)
-        bars[right, 1], bars[~right, 0] = 1, 1
-        tiles = functional.pad(torch.cat([images, bars], dim=2), (1, 1, 1, 1))
-        row = torch.cat(list(tiles), dim=2)
-        return {"guesses": functional.interpolate(row[None], scale_factor=6)[0]}
+        """Return the batch's first samples beside what the model makes of them."""
+        return draw_samples(data_dict, output_dict, self.config.progress.max_samples_val)
 
 
 class CustomEpochTrainer(CustomTrainer, EpochBasedTrainer):

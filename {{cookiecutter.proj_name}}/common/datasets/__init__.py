@@ -1,7 +1,19 @@
 """Base classes of data sets, and the loader that can begin anywhere."""
 
-from common.datasets.base_dataset import ArrayDataset, BaseDataset
+from common.datasets.base_dataset import ArrayDataset, BaseDataset, check_labels, read_image, split_groups
+from common.datasets.download import download
 from common.datasets.loader import PositionedBatchSampler, make_loader
 from common.datasets.view import View, draw_rows
 
-__all__ = ["ArrayDataset", "BaseDataset", "PositionedBatchSampler", "View", "draw_rows", "make_loader"]
+__all__ = [
+    "ArrayDataset",
+    "BaseDataset",
+    "PositionedBatchSampler",
+    "View",
+    "check_labels",
+    "download",
+    "draw_rows",
+    "make_loader",
+    "read_image",
+    "split_groups",
+]

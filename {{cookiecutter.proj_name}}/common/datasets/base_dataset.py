@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import UserError
@@ -35,6 +38,62 @@ class BaseDataset(Dataset):
                 f"{type(self).__name__}: {path} not found; --dir.data_dir names the folder of all data sets"
             )
         return path
+
+
+def read_image(path: Path, mode: str = "RGB") -> torch.Tensor:
+    """Return a picture file as uint8 (C, H, W).
+
+    Args:
+        path: Any format that Pillow reads; of several frames the first.
+        mode: ``RGB``, or ``L`` for one channel of grey.
+
+    Raises:
+        OSError: No such file, or no picture.
+    """
+    with Image.open(path) as image:
+        pixels = np.array(image.convert(mode))
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
+
+
+def check_labels(labels: torch.Tensor, num_classes: int, where: str) -> None:
+    """Refuse class numbers that are out of range.
+
+    Args:
+        labels: Integers (samples,).
+        num_classes: Number of classes.
+        where: The file they are from.
+
+    Raises:
+        UserError: One is below 0, or not below ``num_classes``.
+    """
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        index = int(wrong[0])
+        raise UserError(f"{where}: sample {index} has label {labels[index]}, expected 0 to {num_classes - 1}")
+
+
+def split_groups(groups: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:
+    """Divide samples at random into sets that do not overlap; samples of one group stay together.
+
+    Args:
+        groups: The group of each sample, such as its own name, or the patient or the car it shows.
+        shares: The sets' shares of the groups, such as (0.8, 0.1, 0.1); what is left of 1 is in no set.
+        seed: Seed of the order.
+
+    Returns:
+        For each set the numbers of its samples, in order.
+
+    Raises:
+        ValueError: Shares that are negative, or above 1 together.
+    """
+    if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+        raise ValueError(f"shares must not be negative, nor above 1 together, found {list(shares)}")
+    names = sorted(set(groups))
+    order = np.random.default_rng(seed).permutation(len(names))
+    ends = np.round(np.cumsum([0.0, *shares]) * len(names)).astype(int)
+    place = {names[number]: i for i, number in enumerate(order)}
+    places = [place[group] for group in groups]
+    return [[i for i, p in enumerate(places) if a <= p < b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
 
 class ArrayDataset(BaseDataset):

@@ -52,6 +52,11 @@ class PositionedBatchSampler(Sampler[list[int]]):
         total = min(self._step, self._used - batch % len(self) * self._step)
         return (total - self._rank + self._world - 1) // self._world, total
 
+    def places_at(self, batch: int) -> range:
+        """Return the places in the order of a pass, which without a shuffle are the samples' numbers, of a batch."""
+        first = batch * self._step
+        return range(first + self._rank, min(first + self._step, self._used), self._world)
+
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
         return -(-self._used // self._step)

@@ -78,6 +78,11 @@ class SampleReader(Dataset):
                 raise broken  # not one of the samples is to blame
             return samples
 
+    def path(self, index: int) -> Any:
+        """Return the file of a sample, if the data set knows it."""
+        find = getattr(self.dataset, "path", None)
+        return find(index) if find else None
+
     def _read(self, index: int, base: int) -> Any:
         """Return a sample, or the next one that can be read in its place."""
         for other in range(index, index + len(self)):
@@ -93,7 +98,7 @@ class SampleReader(Dataset):
 
     def _pass_over(self, index: int, error: Exception) -> None:
         """Count a broken sample, or raise if it may not be passed over."""
-        path = getattr(self.dataset, "path", lambda index: None)(index)
+        path = self.path(index)
         sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
         text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         if not self._replace:

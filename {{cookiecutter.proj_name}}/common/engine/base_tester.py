@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from common.device import in_precision
-from common.distributed import get_rank
+from common.distributed import gather_data, get_rank
 from common.engine.batches import find_sizes_at, find_transform, on_device
 from common.engine.evaluating import evaluating
 from common.engine.hooks import Metrics
@@ -40,6 +43,7 @@ class BaseTester(ABC):
         self.metric: Metrics | None = None
         self.between_steps: Callable[[int], None] = lambda iteration: None
         self.folder = session.folder
+        self.rows: list[dict[str, Any]] = []
 
     def register_model(self, model: nn.Module) -> None:
         """Register the model and move it to the device; one that a trainer has sharded is there already."""
@@ -82,13 +86,16 @@ class BaseTester(ABC):
         """Return a dict of results for one case, each a single value."""
 
     def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
-        """After the evaluation of one case."""
+        """After the evaluation of one case, whose line in ``samples.csv`` is ``self.rows[-1]``: add to it."""
 
     def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
         """After the test; ``summary_dict`` has the mean of each result and each metric, over the whole set."""
 
     def run(self, folder: Path | None = None) -> dict[str, float]:
-        """Test the model and write ``summary.json`` and what the hooks write.
+        """Test the model and write what is found.
+
+        These are ``summary.json`` and ``summary.csv`` with each mean and metric, ``samples.csv`` with a line a case, a
+        picture of each metric that has one, and what the hooks write.
 
         Args:
             folder: Where to write; the session's folder by default. Hooks find it as ``self.folder``.
@@ -100,6 +107,8 @@ class BaseTester(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
         meters, sizes_at, transform = Meters(), find_sizes_at(self.test_loader), find_transform(self.test_loader)
+        self.rows, numbers = [], itertools.count()
+        places_at = getattr(getattr(self.test_loader, "batch_sampler", None), "places_at", lambda batch: numbers)
         if self.metric:
             self.metric.reset()
         with evaluating([self.model]):
@@ -114,9 +123,11 @@ class BaseTester(ABC):
                 output_dict = test_step(iteration, data_dict)
                 if self.metric:
                     self.metric.update(output_dict, data_dict)
-                for one_data, one_output in self._cases(iteration, data_dict, output_dict):
+                cases = zip(self._cases(iteration, data_dict, output_dict), places_at(iteration), strict=False)
+                for (one_data, one_output), number in cases:
                     result_dict = self.eval_step(iteration, one_data, one_output)
                     meters.update(result_dict)
+                    self.rows.append({"sample": number, **result_dict})
                     self.after_test_step(iteration, one_data, one_output, result_dict)
             summary_dict = meters.summary() | (self.metric.compute() if self.metric else {})
             self.after_test_epoch(summary_dict)
@@ -128,12 +139,35 @@ class BaseTester(ABC):
         """Return the single cases of a batch, each with its data and its output."""
 
     def _write(self, summary_dict: dict[str, float]) -> None:
+        find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+        plain = [{key: as_number(value) for key, value in row.items()} for row in self.rows]
+        rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
         if get_rank() != 0:
             return
         for name, value in summary_dict.items():
             add_log(f"eval | {name} {value:.4f}")
         (self.folder / "summary.json").write_text(json.dumps(summary_dict, indent=2) + "\n", encoding="utf-8")
+        write_csv(self.folder / "summary.csv", [{"name": name, "value": value} for name, value in summary_dict.items()])
+        paths = [find_path(row["sample"]) for row in rows]
+        files = [{"file": str(path)} if path else {} for path in paths]
+        write_csv(self.folder / "samples.csv", [row | file for row, file in zip(rows, files, strict=True)])
+        for name, figure in (self.metric.draw() if self.metric else {}).items():
+            figure.savefig(self.folder / f"{name}.png", dpi=150)
         add_log(f"eval | written to {self.folder}")
+
+
+def as_number(value: Any) -> Any:
+    """Return a tensor with one value as a plain number; anything else as it is."""
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a table: a line for each row, and above them the names of all that a row has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def shapes_of(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -159,6 +159,9 @@ class BetweenSteps(Faults):
                 self._draw("val", epoch, iteration, data_dict, output_dict)
             endpoints.clear()
         summary_dict = meters.summary() | (self.metric.compute() if self.metric else {})
+        if self.metric and self.config.progress.save_progress_val:
+            for name, figure in self.metric.draw().items():
+                self._monitor.add_figure("val", name, figure, self.total_iterations)
         self.after_val_epoch(epoch, summary_dict)
         return summary_dict
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Metrics(Protocol):
@@ -19,6 +22,9 @@ class Metrics(Protocol):
 
     def compute(self) -> dict[str, float]:
         """Return the values over all that was seen. Collective."""
+
+    def draw(self) -> dict[str, Figure]:
+        """Return pictures of what ``compute`` found last, by name."""
 
 
 class TrainerHooks(ABC):

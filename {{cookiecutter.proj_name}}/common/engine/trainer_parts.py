@@ -125,7 +125,12 @@ class TrainerParts(TrainerHooks):
         return self.config.progress.iters_per_epoch or len(self.train_loader)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups; override it to give parts of a model an ``lr`` of their own."""
+        """Return the optimizer's parameter groups: the model's own ``parameter_groups()``, or one of all.
+
+        Override it to give parts of a model an ``lr`` of their own.
+        """
+        if hasattr(model, "parameter_groups"):
+            return model.parameter_groups()
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
     def optim_config(self, name: str = MAIN) -> OptimizerConfig:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 
 from common.distributed import gather_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class BaseMetric(ABC):
@@ -23,6 +27,10 @@ class BaseMetric(ABC):
     @abstractmethod
     def compute(self) -> float:
         """Return the value over all that was seen. Collective."""
+
+    def draw(self) -> Figure | None:
+        """Return a picture of what ``compute`` found last, if there is more to see than a number."""
+        return None
 
 
 class MeanMetric(BaseMetric):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from common.metrics.base_metric import BaseMetric
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from common.metrics.base_metric import BaseMetric, MeanMetric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MetricSet:
@@ -28,3 +35,22 @@ class MetricSet:
     def compute(self) -> dict[str, float]:
         """Return each metric's value over all that was seen, by name. Collective."""
         return {name: metric.compute() for name, metric in self._metrics.items()}
+
+    def draw(self) -> dict[str, Figure]:
+        """Return the pictures of those metrics that have one, by name."""
+        figures = {name: metric.draw() for name, metric in self._metrics.items()}
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
+    def of_sample(self, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the value for one sample of each metric that has such, a scalar each.
+
+        Args:
+            output_dict: The model's output for the sample, without the dimension of the batch.
+            data_dict: The sample.
+        """
+        output, data = (
+            {key: value[None] if isinstance(value, torch.Tensor) else value for key, value in entries.items()}
+            for entries in (output_dict, data_dict)
+        )
+        means = {name: metric for name, metric in self._metrics.items() if isinstance(metric, MeanMetric)}
+        return {name: metric.measure(output, data)[0].float() for name, metric in means.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from common.datasets import ArrayDataset, BaseDataset
+from common.datasets import ArrayDataset, BaseDataset, check_labels
 from common.errors import UserError
 from common.registry import DATASET_REGISTRY
 
@@ -24,7 +24,7 @@ class DigitsDataset(ArrayDataset):
         split: ``train`` (1,257 images), ``val`` (270) or ``eval`` (270).
 
     Raises:
-        UserError: Another split, or the file is missing.
+        UserError: Another split, the file is missing, or a label is out of range.
     """
 
     def __init__(self, data_dir: str, split: str = "train"):
@@ -34,6 +34,7 @@ class DigitsDataset(ArrayDataset):
         with np.load(self.find("digits/digits.npz")) as arrays:
             rows = np.random.default_rng(0).permutation(len(arrays["label"]))[slice(*SPLITS[split])]
             images, labels = arrays["image"][rows], arrays["label"][rows]
+        check_labels(torch.from_numpy(labels), 10, "digits/digits.npz")
         super().__init__(
             data_dir,
             image=torch.from_numpy(images).float().div(16).unsqueeze(1),

@@ -1,0 +1,1 @@
+"""Small commands around a project: ``python -m common.tools.<name> --help``."""

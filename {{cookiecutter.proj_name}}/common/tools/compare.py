@@ -1,0 +1,69 @@
+"""Compare two configs or two experiments: the keys that differ, and the metrics side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.config import load_config
+from common.tools.curves import read_curves
+from common.tools.project import make_parser, one_line_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print what differs, a line a key."""
+    parser = make_parser("compare", __doc__)
+    parser.add_argument("one", type=Path, help="a config file, or an experiment's folder")
+    parser.add_argument("other", type=Path, help="the other one")
+    words = parser.parse_args(argv)
+    with one_line_errors():
+        print_table([("key", str(words.one), str(words.other)), *differences(*map(keys_of, (words.one, words.other)))])
+        if words.one.is_dir() and words.other.is_dir():
+            print()
+            print_table([("last value", str(words.one), str(words.other)), *side_by_side(words.one, words.other)])
+
+
+def keys_of(path: Path) -> dict[str, Any]:
+    """Return every key of a config file, or of an experiment's, with its value: defaults too."""
+    file = path / "cfg_backup.yaml" if path.is_dir() else path
+    return flatten(asdict(load_config(["--config", str(file)])))
+
+
+def flatten(section: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested sections as one dict with dotted keys; an empty section is a value."""
+    flat = {}
+    for key, value in section.items():
+        flat |= flatten(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
+    return flat
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return a key and its two values for each key that differs; - where one has no such key."""
+    keys = dict.fromkeys([*one, *other])
+    found = [(key, _shown(one, key), _shown(other, key)) for key in keys]
+    return [row for row in found if row[1] != row[2]]
+
+
+def side_by_side(one: Path, other: Path) -> list[tuple[str, str, str]]:
+    """Return the last value of each curve in two experiments."""
+    lasts = [{name: f"{values[-1]:.5g}" for name, (_, values) in read_curves(path).items()} for path in (one, other)]
+    return [(key, *(last.get(key, "-") for last in lasts)) for key in dict.fromkeys([*lasts[0], *lasts[1]])]
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows as aligned columns; the first is the head."""
+    if len(rows) == 1:
+        print("no key differs")
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "-"
+
+
+if __name__ == "__main__":
+    main()
