@@ -18,6 +18,38 @@ PACKAGE = re.compile(
 )
 
 
+# What belongs to one example alone. All else is in every project.
+PARTS = {
+    "digits": """
+        custom/datasets/digits_dataset.py custom/metrics/accuracy_metric.py data/digits/README.md data/digits/digits.npz
+        tests/tests_custom/test_digits_dataset.py tests/tests_custom/test_accuracy_metric.py
+    """,
+    "classification": """
+        configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
+        custom/losses/cross_entropy_loss.py custom/models/digits_model.py tests/tests_custom/test_commands.py
+        tests/tests_custom/test_cross_entropy_loss.py tests/tests_custom/test_digits_model.py
+        tests/tests_custom/test_fashion_mnist_dataset.py
+    """,
+    "segmentation": """
+        configs/segmentation.yaml configs/eval_segmentation.yaml configs/carvana.yaml custom/datasets/carvana_dataset.py
+        custom/datasets/shapes_dataset.py custom/losses/bce_dice_loss.py custom/metrics/pixel_accuracy_metric.py
+        custom/models/unet_model.py custom/models/unet_plus_plus_model.py tests/tests_custom/test_carvana_dataset.py
+        tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
+        tests/tests_custom/test_unets.py
+    """,
+    "minimal": """
+        configs/minimal.yaml configs/eval_minimal.yaml custom/models/linear_model.py
+        tests/tests_custom/test_minimal.py
+    """,
+}
+KEPT = {
+    "classification": {"digits", "classification"},
+    "segmentation": {"segmentation"},
+    "both": {"digits", "classification", "segmentation"},
+    "minimal": {"digits", "minimal"},
+}
+
+
 def git(*words, cwd=PROJECT):
     """Run git, asking nothing; return what it printed, or None where it failed or is missing."""
     try:
@@ -35,6 +67,20 @@ def drop_leftovers():
             with contextlib.suppress(OSError):
                 Path(name).unlink()
                 os.removedirs(Path(name).parent)
+
+
+def choose_example(example):
+    """Remove the other examples; a lone one's config becomes the default."""
+    for part in PARTS.keys() - KEPT[example]:
+        for name in PARTS[part].split():
+            Path(name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.removedirs(Path(name).parent)
+    if not Path("configs/default.yaml").exists():
+        for new, old in (("default", example), ("eval", f"eval_{example}")):
+            text = Path(f"configs/{old}.yaml").read_text(encoding="utf-8")
+            Path(f"configs/{new}.yaml").write_text(text.replace(f"configs/{old}.yaml", f"configs/{new}.yaml"), "utf-8")
+            Path(f"configs/{old}.yaml").unlink()
 
 
 def rename_package(name):
@@ -75,6 +121,7 @@ def begin_history():
 def main():
     """Run each step in turn and say what comes next."""
     drop_leftovers()
+    choose_example(ANSWERS["example"])
     if ANSWERS["package_name"] != "custom":
         rename_package(ANSWERS["package_name"])
     if is_scratch():

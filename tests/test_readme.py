@@ -8,26 +8,23 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, SOURCE, bake, run
+from conftest import ROOT, bake, run
 
-NOT_RUN = {
-    "README.md": {"make test": "it is what runs this test"},
-    f"{SOURCE.name}/README.md": {},
-}
+NOT_RUN = {"make test": "it is what runs this test"}
 
 
-def blocks(readme, language):
-    """Return the fenced blocks of a README that are in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / readme).read_text(), re.MULTILINE | re.DOTALL)
+def blocks(folder, language):
+    """Return the fenced blocks in one language of a folder's README."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-def follow(readme, folder):
-    """Do what a README says, from a folder that stands for the one it is in."""
-    for text in blocks(readme, "python") + blocks(readme, "yaml"):
+def follow(folder):
+    """Do what a folder's README says."""
+    for text in blocks(folder, "python") + blocks(folder, "yaml"):
         if named := re.match(r"# (\S+\.(?:py|yaml))\n", text):
             (folder / named[1]).write_text(text)
-    for text in blocks(readme, "bash"):
-        lines = [line for line in text.splitlines() if line not in NOT_RUN[readme]]
+    for text in blocks(folder, "bash"):
+        lines = [line for line in text.splitlines() if line not in NOT_RUN]
         run("bash", "-exc", "\n".join(lines), cwd=folder)
 
 
@@ -49,9 +46,8 @@ def clone(template_copy, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("readme", NOT_RUN)
-def test_what_is_left_out_is_there(readme):
-    assert set(NOT_RUN[readme]) <= set("".join(blocks(readme, "bash")).splitlines())
+def test_what_is_left_out_is_there():
+    assert set(NOT_RUN) <= set("".join(blocks(ROOT, "bash")).splitlines())
 
 
 def test_the_demo_twice(clone):
@@ -65,8 +61,8 @@ def test_the_demo_twice(clone):
 
 
 def test_the_template_does_what_it_says(clone):
-    follow("README.md", clone)
+    follow(clone)
 
 
 def test_the_project_does_what_it_says(tmp_path):
-    follow(f"{SOURCE.name}/README.md", bake(tmp_path))
+    follow(bake(tmp_path))

@@ -64,10 +64,7 @@ def build_loader(
         raise UserError(f"{where}: expected a section with a 'type', found nothing")
     section = dict(section)
     options = {name: _take(section, name, where) for name in _LOADER_KEYS if name in section}
-    transforms, batch_transforms = (
-        Pipeline(section.pop(name), f"{where}.{name}") if section.get(name) else section.pop(name, None)
-        for name in ("transforms", "batch_transforms")
-    )
+    transforms, batch_transforms = (_pipeline(section, name, where) for name in ("transforms", "batch_transforms"))
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
@@ -96,6 +93,12 @@ def _take(section: Section, name: str, where: str) -> Any:
     if not fits(value):
         raise UserError(f"{where}.{name}: expected {words}, found {value!r}")
     return value
+
+
+def _pipeline(section: Section, name: str, where: str) -> Pipeline | None:
+    """Take a list of transforms out of a data set's section, and build it if there is one."""
+    sections = section.pop(name, None)
+    return None if sections in (None, []) else Pipeline(sections, f"{where}.{name}")
 
 
 def _choose_rows(

@@ -28,6 +28,9 @@ def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseExcept
             f"{doing}: out of memory ({one_line(error)}); lower {batch_size_key}, for the same steps with a higher "
             "trainer.accumulate, or set trainer.precision to bf16"
         )
+    if isinstance(error, IndexError) and "Target " in text and "out of bounds" in text:
+        key = batch_size_key.removesuffix(".batch_size")
+        return RunError(f"{doing}: a label in a batch of {key} is none of the model's classes ({one_line(error)})")
     # What a worker's end looks like depends on what it was at: torch sees it, or the line to it breaks.
     broken = isinstance(error, (ConnectionError, EOFError)) and any("multiprocessing" in f.filename for f in frames)
     if broken or (isinstance(error, RuntimeError) and "DataLoader worker" in text):

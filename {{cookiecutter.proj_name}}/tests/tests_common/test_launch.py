@@ -134,8 +134,9 @@ class TestTwoProcesses(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_a_mistake_ends_all_ranks(self):
-        (self.folder / "digits" / "checkpoints").mkdir(parents=True)
+        (self.folder / "there" / "checkpoints").mkdir(parents=True)
         flags = ["--config", "configs/default.yaml", "--gpu_ids", "-1", "--dir.expr_dir", str(self.folder)]
+        flags += ["--name", "there"]
         done = torchrun(self.folder, "train.py", *flags)
         self.assertNotEqual(done.returncode, 0)
         self.assertEqual(done.stderr.count("train.py: rank 0: error: "), 1)

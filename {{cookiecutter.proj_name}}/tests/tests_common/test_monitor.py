@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -42,6 +43,12 @@ class TestMonitor(unittest.TestCase):
         self.read()
         line = json.loads((self.folder / "metrics.jsonl").read_text())
         self.assertEqual((line["loss"], line["other"]), (None, None))
+
+    def test_a_figure(self):
+        figure = Figure(figsize=(2, 1), facecolor=(1, 0, 0))
+        self.monitor.add_figure("val", "curve", figure, 3)
+        (event,) = self.read().Images("val/curve")
+        self.assertEqual((event.step, event.width, event.height), (3, 200, 100))
 
     def test_goes_on_in_the_same_file(self):
         self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)

@@ -102,6 +102,16 @@ class TestNamed(unittest.TestCase):
         with self.assertRaisesRegex(RunError, "out of memory"):
             Huge(toy.make_config(), toy.make_session(self)).run()
 
+    def test_a_label_out_of_range(self):
+        class Wrong(toy.ToyEpochTrainer):
+            def train_step(self, *arguments):
+                return {}, {"loss": torch.nn.functional.cross_entropy(torch.zeros(2, 5), torch.tensor([0, 7]))}
+
+        with self.assertRaisesRegex(
+            RunError, "^epoch 0 iteration 0: a label in a batch of dataset.train is none of .*7"
+        ):
+            Wrong(toy.make_config(), toy.make_session(self)).run()
+
     def test_a_worker_that_dies(self):
         class Dying(rich.Augmented):
             def __getitem__(self, index):

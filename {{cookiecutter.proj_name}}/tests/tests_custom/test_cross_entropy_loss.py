@@ -1,4 +1,4 @@
-"""Cross-entropy and accuracy."""
+"""Cross-entropy."""
 
 import math
 import unittest
@@ -6,7 +6,6 @@ import unittest
 import torch
 
 from custom.losses.cross_entropy_loss import CrossEntropy
-from custom.metrics.accuracy_metric import Accuracy
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [5.0, 0.0, 1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 1, 1])
@@ -27,13 +26,3 @@ class TestCrossEntropy(unittest.TestCase):
         for smoothing in (0.0, 0.3):
             loss = CrossEntropy(smoothing)({"logits": LOGITS}, {"label": LABELS})
             self.assertAlmostEqual(loss.item(), self.expected(smoothing), places=12)
-
-
-class TestAccuracy(unittest.TestCase):
-    """Share of labels among the largest logits."""
-
-    def test_values(self):
-        for top, expected in ((1, 0.5), (2, 0.75), (3, 1.0)):
-            metric = Accuracy(top)
-            metric.update({"logits": LOGITS}, {"label": LABELS})
-            self.assertEqual(metric.compute(), expected)

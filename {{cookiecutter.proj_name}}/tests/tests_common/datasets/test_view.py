@@ -1,0 +1,95 @@
+"""Some samples of a set, and loaders built by their keys."""
+
+import unittest
+from pathlib import Path
+
+import torch
+
+from common.build import build_loader
+from common.datasets import ArrayDataset, BaseDataset, View, draw_rows
+from common.datasets.view import draws_random_numbers
+from common.errors import UserError
+from common.registry import DATASET_REGISTRY
+from common.schema import Config, DatasetConfig
+from common.transforms import Pipeline
+
+
+@DATASET_REGISTRY.register("PathsForViews")
+class Paths(BaseDataset):
+    """Twenty samples with a file each."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"image": torch.full((1, 2, 2), index / 20), "number": index}
+
+    def path(self, index):
+        return Path(f"{index}.png")
+
+
+def load(**keys):
+    """Return the loader of a set for validation."""
+    return build_loader(Config(batch_size=6, dataset=DatasetConfig(val={"type": "PathsForViews", **keys})), "val")
+
+
+class TestView(unittest.TestCase):
+    def test_rows_and_paths(self):
+        view = View(Paths("data"), [3, 8])
+        self.assertEqual((len(view), view[1]["number"], view.path(1)), (2, 8, Path("8.png")))
+
+    def test_batches_stay_whole(self):
+        arrays = ArrayDataset("data", image=torch.arange(12.0).reshape(6, 1, 1, 2) / 12)
+        flip = Pipeline([{"type": "RandomFlip", "p": 1.0}])
+        batch = View(arrays, [1, 2, 5], flip).__getitems__([0, 2])
+        self.assertTrue(batch["image"].equal(arrays.tensors["image"][[1, 5]].flip(-1)))
+        self.assertFalse(hasattr(View(Paths("data")), "__getitems__"))
+
+    def test_what_needs_a_seed(self):
+        arrays = ArrayDataset("data", image=torch.zeros(6, 1, 1, 2))
+        flip = Pipeline([{"type": "RandomFlip"}])
+        cases = ((arrays, False), (View(arrays, [1]), False), (View(arrays, None, flip), True), (Paths("data"), True))
+        for dataset, expected in cases:
+            self.assertEqual(draws_random_numbers(dataset), expected)
+
+    def test_a_draw_follows_from_the_seed(self):
+        self.assertEqual(draw_rows(100, 0.1, 5), draw_rows(100, 10, 5))
+        self.assertNotEqual(draw_rows(100, 0.1, 5), draw_rows(100, 0.1, 6))
+        rows = draw_rows(100, 30, 0)
+        self.assertEqual((len(set(rows)), rows), (30, sorted(rows)))
+        self.assertEqual(draw_rows(7, 30, 0), list(range(7)))
+
+
+class TestKeys(unittest.TestCase):
+    """What a section of ``dataset`` takes beside its class's arguments."""
+
+    def test_sample_rate(self):
+        for rate, count in ((0.25, 5), (3, 3), (1.0, 20)):
+            loader = load(sample_rate=rate)
+            numbers = torch.cat([batch["number"] for batch in loader]).tolist()
+            self.assertEqual(len(numbers), count)
+            self.assertEqual(loader.dataset.path(0), Path(f"{numbers[0]}.png"))
+
+    def test_transforms(self):
+        section = {"type": "Resize", "target_size": 4}
+        self.assertEqual(next(iter(load(transforms=[section])))["image"].shape, (6, 1, 4, 4))
+        loader = load(batch_transforms=[section])
+        batch = next(iter(loader))
+        self.assertEqual(batch["image"].shape, (6, 1, 2, 2))
+        self.assertEqual(loader.transform_batch(batch)["image"].shape, (6, 1, 4, 4))
+        self.assertIsNone(load(transforms=None, batch_transforms=[]).transform_batch)
+
+    def test_mistakes(self):
+        share = "expected a share above 0.0 up to 1.0, or a number of samples from 1, found"
+        for keys, message in (
+            ({"sample_rate": 0.01}, "dataset.val.sample_rate: 0.01 of 20 samples is not one"),
+            ({"sample_rate": 0}, f"dataset.val.sample_rate: {share} 0"),
+            ({"sample_rate": 1.5}, f"dataset.val.sample_rate: {share} 1.5"),
+            ({"sample_rate": "all"}, f"dataset.val.sample_rate: {share} 'all'"),
+            ({"transforms": {"type": "RandomFlip"}}, "dataset.val.transforms: expected a list"),
+            ({"batch_transforms": [{"type": "No"}]}, "dataset.val.batch_transforms.0.type: unknown transform 'No'"),
+            ({"drop_last": 1}, "dataset.val.drop_last: expected true or false, found 1"),
+            ({"worker": -1}, "dataset.val.worker: expected a whole number of at least 0, found -1"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                load(**keys)
