@@ -1,9 +1,11 @@
 """A project fresh from the template: its files, its checks, and its first hours."""
 
 import ast
+import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, SOURCE, bake, python, render, run, text_of
@@ -15,6 +17,13 @@ LICENSES = {
     "Proprietary": "All rights reserved.",
 }
 RENDERED = {"README.md", "LICENSE"}
+EXAMPLES = ["classification", "segmentation", "both", "minimal"]
+
+
+def expected_files(example):
+    """Return the files of a project; a line that names examples after a colon stands for these alone."""
+    lines = (ROOT / "tests/expected_files.txt").read_text().splitlines()
+    return {name for name, _, examples in (line.partition(":") for line in lines) if example in (examples or example)}
 
 
 def tracked(folder):
@@ -31,14 +40,31 @@ def modules_imported_in(folder):
     return names | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
-def test_the_set_of_files(project):
-    expected = set((ROOT / "tests/expected_files.txt").read_text().split())
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_set_of_files(tmp_path, template_copy, example):
+    render(tmp_path, template_copy, example=example)
+    project = tmp_path / "my_project"
     found = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
-    assert {name for name in found if not name.startswith(".git/")} == expected
+    assert {name for name in found if not name.startswith(".git/")} == expected_files(example)
+    folders = [path for path in project.rglob("*") if path.is_dir() and ".git" not in path.parts]
+    assert all(any(folder.iterdir()) for folder in folders)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_nothing_of_another_example_is_named(tmp_path, example):
+    project = bake(tmp_path, example=example)
+    others = expected_files("both") - expected_files(example)
+    words = {name for name in others if not name.startswith("tests/")}
+    words |= {Path(name).stem for name in others if name.startswith("custom/")}
+    words |= {f"configs/{name}.yaml" for name in ("minimal", "eval_minimal")}
+    words |= set() if example == "both" else {"configs/segmentation.yaml", "configs/eval_segmentation.yaml"}
+    for name, text in text_of(project).items():
+        if not name.startswith("tests/"):  # which may find out which example they are in
+            assert not [word for word in words if re.search(rf"\b{re.escape(word)}\b", text)], name
 
 
 def test_nothing_but_readme_and_license_is_rendered(project):
-    for name in tracked(SOURCE):
+    for name in tracked(project):
         copied = (project / name).read_bytes() == (SOURCE / name).read_bytes()
         assert copied == (name not in RENDERED), name
 
@@ -61,9 +87,8 @@ def test_leftovers_of_a_run_in_place_stay_behind(tmp_path, template_copy):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(b"\x89\x00{{ left }}")
     render(tmp_path, template, package_name="my_net")
-    assert tracked(tmp_path / "my_project") == {
-        re.sub("^custom/", "my_net/", name) for name in tracked(template_copy / SOURCE.name)
-    }
+    expected = {re.sub("^custom/", "my_net/", name) for name in expected_files("classification")}
+    assert tracked(tmp_path / "my_project") == expected
     assert not {"experiments", "results", ".ruff_cache"} & set(os.listdir(tmp_path / "my_project"))
     assert (source / "experiments/x/final.pt").exists()
 
@@ -142,6 +167,27 @@ def test_its_unit_tests_pass(tmp_path):
     project = bake(tmp_path, package_name="my_net")
     shown = python("-m", "unittest", "discover", "tests", cwd=project).stderr
     assert int(re.search(r"Ran (\d+) tests", shown)[1]) > 10
+
+
+@pytest.mark.parametrize("example", EXAMPLES[1:])
+def test_another_example_works(tmp_path, example):
+    project = bake(tmp_path, example=example, package_name="my_net")
+    run("ruff", "check", "--no-cache", ".", cwd=project)
+    run("ruff", "format", "--check", "--no-cache", ".", cwd=project)
+    python("-m", "unittest", "discover", "-t", ".", "tests/tests_custom", cwd=project)
+    python("-m", "unittest", "tests.tests_common.test_imports", cwd=project)
+
+
+@pytest.mark.parametrize(("example", "metric", "least"), [("segmentation", "iou", 0.9), ("minimal", "accuracy", 0.88)])
+def test_another_example_learns(tmp_path, example, metric, least):
+    project = bake(tmp_path, example=example)
+    said = train(project).stderr
+    assert float(re.search(rf"best +{metric} ([\d.]+)", said)[1]) >= least
+    (experiment,) = (project / "experiments").iterdir()
+    flags = ["--model_pt", experiment, "--gpu_ids", "-1"]
+    python("evaluate.py", "--config", "configs/eval.yaml", *flags, cwd=project)
+    summary = json.loads((project / "results" / experiment.name / "summary.json").read_text())
+    assert summary[metric] >= least
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,8 @@ def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float]
 def steepest(rates: list[float], losses: list[float]) -> float:
     """Return the rate at which the loss falls fastest, as a function of the rate's logarithm.
 
+    The first tenth, in which the smoothed loss has seen too few steps, does not count.
+
     Raises:
         UserError: There are too few steps to tell.
     """
@@ -67,7 +69,8 @@ def steepest(rates: list[float], losses: list[float]) -> float:
 
     if len(rates) < 5:
         raise UserError(f"the loss grew at once: {len(rates)} steps tell nothing; lower --from")
-    return rates[int(np.gradient(np.array(losses), np.log(rates)).argmin())]
+    first = len(rates) // 10
+    return rates[first + int(np.gradient(np.array(losses), np.log(rates))[first:].argmin())]
 
 
 def draw(rates: list[float], losses: list[float], best: float):

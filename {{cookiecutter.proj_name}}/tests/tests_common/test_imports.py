@@ -16,8 +16,9 @@ ROWS = {
     1: {"config", "inputs", "registry", "distributed"},
     3: {"build", "datasets", "models", "losses", "metrics", "transforms"},
     4: {"engine"},
+    5: {"tools"},
 }
-MAY_IMPORT = {0: set(), 1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1, 2}}
+MAY_IMPORT = {0: set(), 1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1, 2}, 5: {0, 1, 2, 3, 4}}
 SAME_ROW = {
     "checkpoint": {"checkpoint_file", "host_copy", "logger", "shards"},
     "checkpoint_file": {"shards"},

@@ -103,8 +103,8 @@ class TestHelp(ToolsTest):
 
     def test_a_mistake_in_a_config(self):
         for name in ("parameters", "show_batch", "find_lr", "overfit"):
-            shown = self.start(name, "--config", "config.yaml", "--optim.rl", "1", expect=2)
-            self.assertRegex(shown, r"error: --optim.rl: unknown key, did you mean '--optim.lr'\?\n$")
+            shown = self.start(name, "--config", "config.yaml", "--optim.lrr", "1", expect=2)
+            self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
 
     def test_no_project(self):
         (self.folder / "mine" / "trainer.py").unlink()
