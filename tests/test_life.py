@@ -9,14 +9,14 @@ from conftest import ROOT, commit, python, render, run, text_of
 
 
 def test_questions_are_asked(tmp_path):
-    answers = ["asked", "my_net", "", "Ada", "2"]
+    answers = ["asked", "my_net", "", "2", "Ada", "2"]
     shown = python("-m", "cookiecutter", ROOT, cwd=tmp_path, input="\n".join(answers) + "\n").stdout
     prompts = json.loads((ROOT / "cookiecutter.json").read_text())["__prompts__"]
     for prompt in prompts.values():
         for text in prompt.values() if isinstance(prompt, dict) else [prompt]:
             assert text in " ".join(shown.split()), text
     project = tmp_path / "asked"
-    assert (project / "my_net/trainer.py").exists()
+    assert (project / "my_net/models/unet_model.py").exists()
     assert "Redistribution" in (project / "LICENSE").read_text() and "Ada" in (project / "LICENSE").read_text()
 
 
@@ -90,7 +90,7 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     cruft("check", cwd=project)
 
     if package == "custom":  # test_bake.py runs the tests of a renamed project
-        python("-m", "unittest", "discover", "tests", cwd=project)
+        python("-m", "unittest", "discover", "-t", ".", "tests/tests_custom", cwd=project)
     flags = ["--config", "configs/own.yaml", "--gpu_ids", "-1", "--progress.epoch", "1"]
     python("train.py", *flags, cwd=project)
     assert (project / "experiments/own/checkpoints/final.pt").exists()

@@ -1,6 +1,9 @@
 """Config sections → loaders, losses, metrics."""
 
+import subprocess
+import sys
 import unittest
+from pathlib import Path
 
 import torch
 
@@ -10,6 +13,8 @@ from common.errors import UserError
 from common.registry import DATASET_REGISTRY
 from common.schema import DatasetConfig
 from tests.tests_common.engine import toy
+
+PROJECT = Path(__file__).parents[2]
 
 
 @DATASET_REGISTRY.register()
@@ -89,3 +94,10 @@ class TestTerms(unittest.TestCase):
         ):
             with self.subTest(section=section), self.assertRaisesRegex(UserError, message):
                 build(section)
+
+
+class TestStart(unittest.TestCase):
+    def test_what_takes_long_to_load_is_loaded_where_it_is_used(self):
+        script = "import sys, common.build, common.engine, common.launch; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
+        self.assertFalse({"kornia", "torchmetrics", "torchvision", "timm"} & set(done.stdout.split()))
