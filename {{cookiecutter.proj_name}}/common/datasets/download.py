@@ -63,12 +63,14 @@ def _fetch(path: Path, part: Path, urls: list[str], md5: str, timeout: float, tr
                 return
             os.truncate(part, 0)  # it is what the others wait for, so it stays
             faults[url] = f"{url}: the md5 digest should be {md5}, found {found}"
+    if part.stat().st_size == 0:
+        part.unlink()
     raise UserError(f"{path}: cannot be downloaded: {'; '.join(faults.values())}")
 
 
 def _receive(url: str, part: Path, timeout: float) -> None:
     """Append to a file what it lacks, or write it anew where the server does not give parts."""
-    size = part.stat().st_size
+    size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)

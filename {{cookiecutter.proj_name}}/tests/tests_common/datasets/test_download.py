@@ -101,6 +101,7 @@ class TestDownload(unittest.TestCase):
 
     def test_missing_and_then_a_mirror(self):
         self.refused("cannot be downloaded: http.*/missing/file.gz: HTTP 404 Not Found$", "missing")
+        self.assertEqual(list(self.path.parent.iterdir()), [])
         self.server.seen.clear()
         self.get("missing", "good")
         self.expect(("missing", None), ("good", None))
