@@ -17,7 +17,6 @@ from common.distributed import get_data_size
 from common.errors import UserError
 from common.registry import Registry
 from common.schema import OptimizerConfig
-from common.sharding import is_spread
 
 OPTIMIZER_REGISTRY = Registry("optimizer", fallback="torch.optim")
 SCHEDULER_REGISTRY = Registry("schedule", fallback="torch.optim.lr_scheduler")
@@ -65,8 +64,6 @@ def _can_be_fused(group: dict[str, Any]) -> bool:
 
 def by_layout(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Return the tensors in groups that torch's operations on lists can take: spread in the same way, or whole."""
-    if not is_spread(tensors):
-        return [tensors]
     groups: dict[Any, list[torch.Tensor]] = {}
     for tensor in tensors:
         layout = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
@@ -179,12 +176,14 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, min_factor:
     return LambdaLR(optimizer, lambda step: max(min_factor, max(0.0, 1 - step / total_steps) ** power))
 
 
-def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+def global_norm(gradients: list[torch.Tensor], are_spread: bool = False) -> torch.Tensor:
     """Return the norm of all gradients together, a scalar tensor on their device; nothing is synchronised.
 
-    It is finite exactly if all of them are (and their squares do not overflow). Where gradients are spread over
+    It is finite exactly if all of them are (and their squares do not overflow). Where some gradients are spread over
     processes, it is that of the whole ones. Collective there.
     """
+    if not are_spread:
+        return _norm(gradients)
     norms = [_norm(alike) for alike in by_layout(gradients)]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 

@@ -104,7 +104,7 @@ class Updater:
         if not gradients:
             return
         self._unscale()
-        norm = self.grad_norm = global_norm(gradients)
+        norm = self.grad_norm = global_norm(gradients, self._is_sharded)
         if self._clip_limit:
             parts = local_parts(gradients) if self._is_sharded else gradients
             if self._config.clip_by == "norm":

@@ -42,6 +42,7 @@ class PositionedBatchSampler(Sampler[list[int]]):
         self._rank, self._world = get_data_rank(), get_data_size()
         self._step = batch_size * self._world
         self._length, self._used = length, length - length % self._step if drop_last else length
+        self._batches = -(-self._used // self._step)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
         """Let the next pass be that of ``epoch``, from batch number ``start`` on; later passes begin at 0."""
@@ -49,7 +50,7 @@ class PositionedBatchSampler(Sampler[list[int]]):
 
     def sizes_at(self, batch: int) -> tuple[int, int]:
         """Return how many samples a batch holds on this rank and on all; the number may run on over several passes."""
-        total = min(self._step, self._used - batch % len(self) * self._step)
+        total = min(self._step, self._used - batch % self._batches * self._step)
         return (total - self._rank + self._world - 1) // self._world, total
 
     def places_at(self, batch: int) -> range:
@@ -59,7 +60,7 @@ class PositionedBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
-        return -(-self._used // self._step)
+        return self._batches
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each batch."""

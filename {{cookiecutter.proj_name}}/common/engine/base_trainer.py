@@ -86,20 +86,20 @@ class BaseTrainer(BetweenSteps):
             updater.start_epoch(epoch)
         batches, clock = self._open_batches(), time.perf_counter
         self._progress.restart_clock(self.total_iterations)
-        self._is_sound = True
-        for iteration in range(self.iteration, self.iterations_per_epoch):
+        self._is_sound, count = True, self.iterations_per_epoch
+        for iteration in range(self.iteration, count):
             began = clock()
             data_dict = next(batches, None)
             self._progress.waited += clock() - began
             if data_dict is None:
                 raise UserError(
-                    f"dataset.train: the loader ended after {iteration} of {self.iterations_per_epoch} batches; "
+                    f"dataset.train: the loader ended after {iteration} of {count} batches; "
                     "lower progress.iters_per_epoch or set trainer.mode to iter"
                 )
             self._is_sound = False
             self._iterate(epoch, iteration, data_dict)
             self._is_sound = True
-            if iteration + 1 < self.iterations_per_epoch:
+            if iteration + 1 < count:
                 self._after_iteration()
         self._is_sound = False
         self._at_epoch_end()
