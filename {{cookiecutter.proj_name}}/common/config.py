@@ -26,7 +26,7 @@ from common.schema import Config, OptimizerConfig, Section
 _hints = cache(get_type_hints)
 _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)", list[int]: "a list"}
 
 # What a value must keep to beyond its type: the last part of its key, in words, as a check. NaN keeps to none of them.
 _LIMITS = (
@@ -39,6 +39,7 @@ _LIMITS = (
     ("warmup_factor", "a number above 0, up to 1", lambda v: 0 < v <= 1),
     ("ema_decay", "a number from 0 to below 1", lambda v: 0 <= v < 1),
     (r"weight_decay|clip_gradients\w*|save_time|early_stop_delta", "a number from 0", lambda v: 0 <= v < inf),
+    ("profile", "two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1]),
     ("gpu_ids", "-1, 0 or several as in 0,1", lambda v: re.fullmatch(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]", str(v))),
     ("name", "text, a folder name such as mlp/run1", lambda v: re.fullmatch(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*", v)),
 )

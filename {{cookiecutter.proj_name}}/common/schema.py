@@ -63,6 +63,9 @@ class DebugConfig:
     """Find the operation behind a NaN (anomaly detection), check every gradient, dump the batch that failed. Slow."""
     print_all_grad: bool = False
     """Log mean, spread, norm and largest value of each parameter's gradient with every logged iteration."""
+    profile: list[int] | None = None
+    """Watch these iterations of the run, such as [50, 60], with torch's profiler: profile/ then has a trace and a table
+    of operations, the log the shares of data, forward, backward, optimizer and engine. On rank 0."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from common.checkpoint import Checkpointer
 from common.continuity import Continuity
 from common.device import in_precision
-from common.distributed import gather, get_data_size, get_world_size, is_distributed
+from common.distributed import gather, get_data_size, get_rank, get_world_size, is_distributed
 from common.engine.base_tester import BaseTester
 from common.engine.batches import find_sizes_at, find_transform
 from common.engine.hooks import Metrics, TrainerHooks
+from common.engine.profiled_steps import ProfiledSteps
 from common.errors import UserError, nearest
 from common.experiment import back_up, look_at_space
 from common.launch import Session
@@ -230,6 +231,8 @@ class TrainerParts(TrainerHooks):
         if debug.debug_mode:
             torch.autograd.set_detect_anomaly(True)
             self._iterate = self._run_iteration_or_dump
+        if debug.profile and get_rank() == 0:
+            self._iterate = ProfiledSteps(self, self._iterate, *debug.profile)
 
     def _check_registered(self) -> None:
         if not self.models or not self.optimizers or not hasattr(self, "train_loader"):

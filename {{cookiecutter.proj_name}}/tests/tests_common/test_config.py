@@ -269,6 +269,13 @@ class TestFlags(ConfigTest):
         self.assertEqual((config.debug.debug_mode, config.checkpoint.keep_last), (True, 3))
         self.assertEqual((config.progress.iters_per_epoch, config.trainer.precision), (None, "bf16"))
 
+    def test_profile(self):
+        self.assertEqual(load_config(["--debug.profile", "[5, 9]"]).debug.profile, [5, 9])
+        self.assertEqual(self.load("debug: {profile: [0, 1]}").debug.profile, [0, 1])
+        for text in ("5", "[9, 5]", "[1, 2, 3]", "[-1, 4]", "x"):
+            message = self.refused("--debug.profile", text)
+            self.assertTrue(message.startswith("--debug.profile: expected two iterations, such as [50, 60], or null"))
+
     def test_gpu_ids(self):
         for text, value in {"-1": -1, "0": 0, "0,1,2": "0,1,2", "[0,1]": [0, 1], "null": None}.items():
             self.assertEqual(load_config(["--gpu_ids", text]).gpu_ids, value)

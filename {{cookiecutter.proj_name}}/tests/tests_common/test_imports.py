@@ -28,6 +28,7 @@ SAME_ROW = {
     "experiment": {"checkpoint", "logger"},
     "launch": {"elastic", "experiment", "logger", "parallel", "seed", "signals"},
     "monitor": {"logger"},
+    "profiling": {"logger"},
     "optim": {"sharding"},
     "sharding": {"shards"},
     "shards": {"host_copy"},
