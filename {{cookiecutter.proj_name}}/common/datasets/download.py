@@ -40,6 +40,7 @@ def download(path: Path, urls: Sequence[str], md5: str, timeout: float = 30.0, t
             fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists():
                 _fetch(path, part, list(urls), md5, timeout, tries)
+            part.unlink(missing_ok=True)  # opened while another process was about to finish
     if (found := _md5(path)) != md5:
         raise UserError(f"{path}: expected the md5 digest {md5}, found {found}; remove it to download it again")
     return path

@@ -1,0 +1,1 @@
+"""One file an engine: ``train(work, folder)`` trains a workload and returns the model."""

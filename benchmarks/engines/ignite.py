@@ -1,0 +1,33 @@
+"""PyTorch-Ignite."""
+
+from ignite.engine import Engine, Events
+from ignite.handlers import LRScheduler
+from ignite.handlers.tensorboard_logger import TensorboardLogger
+from ignite.metrics import RunningAverage
+from torch import nn, optim
+from work import CLIP, LOG_EVERY, LR
+
+
+def train(work, folder):
+    """Train one epoch with a running average, the schedule and TensorBoard as handlers."""
+    model = work.model()
+    optimizer = optim.Adam(model.parameters(), LR)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps)
+
+    def update(engine, batch):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    trainer = Engine(update)
+    trainer.add_event_handler(Events.ITERATION_STARTED, LRScheduler(schedule))
+    RunningAverage(output_transform=lambda loss: loss).attach(trainer, "loss")
+    with TensorboardLogger(log_dir=str(folder)) as logger:
+        every = Events.ITERATION_COMPLETED(every=LOG_EVERY)
+        logger.attach_output_handler(trainer, every, tag="train", metric_names=["loss"])
+        logger.attach_opt_params_handler(trainer, every, optimizer=optimizer)
+        trainer.run(work, max_epochs=1, epoch_length=work.steps)
+    return model
