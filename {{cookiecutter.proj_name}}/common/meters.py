@@ -77,7 +77,10 @@ class Meters:
         """Bring what is pending to the host, one transfer a name, and add it to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
-            if any(isinstance(value, torch.Tensor) for value in values):
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            if all(tensor.is_cpu for tensor in tensors):
+                values = [value.item() if isinstance(value, torch.Tensor) else value for value in values]
+            else:
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
             for sums in (self._window, self._total):
                 total, weight = sums.get(name, (0.0, 0.0))

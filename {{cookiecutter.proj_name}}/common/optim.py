@@ -198,7 +198,15 @@ def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float, norm: to
 
     What ``torch.nn.utils.clip_grad_norm_`` does, on a list kept by the caller and without a look at each parameter.
     """
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+    if norm.device.type != "cpu" or norm.dtype not in (torch.float32, torch.float64):
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+        return
+    # The same arithmetic, to the last bit, on numbers: each operation of torch costs as much as all of it.
+    value = norm.numpy()[()]
+    number = type(value)
+    factor = number(limit) * (number(1) / (value + number(1e-6)))
+    if not factor >= 1:
+        torch._foreach_mul_(gradients, float(factor))
 
 
 def clip_gradients_by_value(gradients: list[torch.Tensor], limit: float) -> None:
