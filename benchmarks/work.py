@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,6 +46,8 @@ class Work:
     """Samples a batch."""
     blocks: int
     """How many blocks of ``LOG_EVERY`` steps."""
+    feature: str = ""
+    """What is on besides: accumulate (4 batches a step), ema (0.999), bf16 or compile."""
     times: list[float] = field(default_factory=list)
     first_step_at: float = 0.0
     """``time.time()`` when the first step was over."""
@@ -72,15 +76,19 @@ class Work:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield a batch for each step, from a list in memory, and note the time before each block and at the end."""
+        """Yield a batch for each step, from a list in memory."""
         samples = {name: values.split(self.batch) for name, values in self.samples().items()}
         batches = [{"x": x, "y": y} for x, y in zip(samples["x"], samples["y"], strict=True)]
-        for step in range(self.steps):
+        return self.timed(itertools.cycle(batches))
+
+    def timed(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Yield a batch for each step, and note the time before each block and at the end."""
+        for step, batch in enumerate(itertools.islice(batches, self.steps)):
             if step == 1:
                 self.first_step_at = time.time()
             if step % LOG_EVERY == 0:
                 self.times.append(time.perf_counter())
-            yield batches[step % len(batches)]
+            yield batch
         self.times.append(time.perf_counter())
 
 
@@ -88,4 +96,7 @@ WORK = {
     "tiny": lambda: Work("tiny", lambda: mlp(64, 64, 10), (64,), 32, 40),
     "small": lambda: Work("small", lambda: mlp(784, 512, 512, 10), (784,), 64, 12),
     "conv": lambda: Work("conv", resnet18, (3, 32, 32), 64, 3),
+    "loader": lambda: Work("loader", lambda: mlp(64, 64, 10), (64,), 32, 40),
 }
+for _feature in ("accumulate", "ema", "bf16", "compile"):
+    WORK[_feature] = partial(Work, _feature, lambda: mlp(784, 512, 512, 10), (784,), 64, 12, _feature)

@@ -1,23 +1,35 @@
 """The usual loop, as one writes it by hand."""
 
+import contextlib
+
+import torch
 from torch import nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from work import CLIP, LOG_EVERY, LR
 
 
-def train(work, folder, fused=None):
+def train(work, folder, fused=None, batches=None):
     """Train by Adam as it comes."""
     model = work.model()
     optimizer = optim.Adam(model.parameters(), LR, fused=fused)
-    scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps)
+    every = 4 if work.feature == "accumulate" else 1
+    scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps // every)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999)) if work.feature == "ema" else None
+    run = torch.compile(model) if work.feature == "compile" else model
+    in_bf16 = work.feature == "bf16"
     writer, total = SummaryWriter(folder), 0.0
-    for step, batch in enumerate(work, start=1):
-        loss = nn.functional.cross_entropy(model(batch["x"]), batch["y"])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        scheduler.step()
+    for step, batch in enumerate(batches or work, start=1):
+        with torch.autocast("cpu", torch.bfloat16) if in_bf16 else contextlib.nullcontext():
+            loss = nn.functional.cross_entropy(run(batch["x"]), batch["y"])
+        (loss if every == 1 else loss / every).backward()
+        if step % every == 0:
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            if average:
+                average.update_parameters(model)
         total += loss.item()
         if step % LOG_EVERY == 0:
             writer.add_scalar("loss", total / LOG_EVERY, step)

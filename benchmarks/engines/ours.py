@@ -12,12 +12,17 @@ from common.schema import Config, DirConfig, OptimConfig, ProgressConfig, Traine
 class Trainer(IterBasedTrainer):
     """Meters, clipping, schedule, TensorBoard, jsonl, progress bar, checkpoints by the clock."""
 
-    def __init__(self, config, session, work, **optimizer):
+    def __init__(self, config, session, work, loader):
         super().__init__(config, session)
-        self.register_loader(work)
+        self.work = work
+        self.register_loader(loader or work)
         self.register_model(work.model())
         self.register_optimizer(build_optimizer(config.optim, self.parameter_groups(self.model)))
         self.register_scheduler(build_scheduler(config.optim, self.optimizer, self.schedule_length))
+
+    def _open_batches(self):
+        batches = super()._open_batches()
+        return batches if self.train_loader is self.work else self.work.timed(batches)
 
     def train_step(self, epoch, iteration, data_dict):
         """Return the logits and the loss."""
@@ -29,21 +34,31 @@ class Trainer(IterBasedTrainer):
         return self.train_step(epoch, iteration, data_dict)
 
 
-def make_config(work, folder, **arguments):
-    """Return the config of a workload: nothing set but what all engines have in common."""
-    schedule = {"type": "CosineAnnealingLR"}
-    return Config(
+def train(work, folder, loader=None, **arguments):
+    """Train as train.py does; nothing is set but what all engines have in common."""
+    on = work.feature
+    config = Config(
         gpu_ids=-1,
         dir=DirConfig(expr_dir=str(folder)),
-        trainer=TrainerConfig(mode="iter"),
-        optim=OptimConfig(type="Adam", lr=LR, clip_gradients=CLIP, lr_scheduler=schedule, args=arguments),
-        progress=ProgressConfig(epoch=1, iter_loss=LOG_EVERY, epoch_save_checkpoint=0),
+        trainer=TrainerConfig(
+            mode="iter",
+            accumulate=4 if on == "accumulate" else 1,
+            precision="bf16" if on == "bf16" else "fp32",
+            compile=on == "compile",
+        ),
+        optim=OptimConfig(
+            type="Adam",
+            lr=LR,
+            clip_gradients=CLIP,
+            lr_scheduler={"type": "CosineAnnealingLR"},
+            ema_decay=0.999 if on == "ema" else 0.0,
+            args=arguments,
+        ),
+        progress=ProgressConfig(
+            epoch=1, iters_per_epoch=work.steps, iter_loss=LOG_EVERY, epoch_val=0, epoch_save_checkpoint=0
+        ),
     )
-
-
-def train(work, folder, **arguments):
-    """Train as train.py does."""
-    with launch(make_config(work, folder, **arguments)) as session:
-        trainer = Trainer(session=session, config=make_config(work, folder, **arguments), work=work)
+    with launch(config) as session:
+        trainer = Trainer(config, session, work, loader)
         trainer.run()
     return trainer.model

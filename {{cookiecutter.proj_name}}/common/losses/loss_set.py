@@ -34,12 +34,13 @@ class LossSet(nn.Module):
             UserError: An input name is in neither dict.
         """
         result: dict[str, Any] = {"names": list(self.terms)}
-        total: torch.Tensor | float = 0.0
+        total: torch.Tensor | None = None
         for name, term in self.terms.items():
             keys = self._input_names.get(name)
             whole = (output_dict, data_dict)
             inputs = whole if keys is None else pick(keys, f"loss.{name}", *whole)
-            result[name] = term(*inputs) * self._weights[name]
-            total = total + result[name]
+            value, weight = term(*inputs), self._weights[name]
+            result[name] = value if weight == 1 else value * weight
+            total = result[name] if total is None else total + result[name]
         result["sum"] = total
         return result

@@ -1,0 +1,168 @@
+"""Parts of the engine beside the same by hand: python benchmarks/parts.py
+
+A validation pass; and what a step of `small` (784-512-512-10, batch 64) costs more than by hand with one and with ten
+loss terms, metrics and parameter groups. All in one process, by turns; told are medians.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn, optim
+from work import CLIP, LR, PROJECT, mlp
+
+sys.path.insert(0, str(PROJECT))
+
+from loguru import logger
+
+from common.engine import IterBasedTrainer
+from common.launch import Session, keep_freed_memory
+from common.losses import LossSet
+from common.metrics import MeanMetric, MetricSet
+from common.optim import build_optimizer
+from common.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
+
+BATCH, STEPS, ROUNDS = 64, 100, 9
+
+
+class Accuracy(MeanMetric):
+    """Share of right guesses."""
+
+    def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
+        """Return whether each sample is right."""
+        return output_dict["logits"].argmax(1) == data_dict["y"]
+
+
+class Trainer(IterBasedTrainer):
+    """A classifier with several loss terms, metrics and parameter groups."""
+
+    def __init__(self, config, session, batches, terms=1, metrics=1, groups=1):
+        super().__init__(config, session)
+        self.register_loader(batches, batches)
+        torch.manual_seed(0)
+        self.register_model(mlp(784, 512, 512, 10))
+        names = {f"term_{i}": nn.CrossEntropyLoss() for i in range(terms)}
+        keys = {name: ["logits", "y"] for name in names}
+        self.loss = LossSet(names, dict.fromkeys(names, 1.0 / terms), keys)
+        self.register_optimizer(build_optimizer(config.optim, divide(self.model, groups)))
+        self.register_metric(MetricSet({f"accuracy_{i}": Accuracy() for i in range(metrics)}))
+
+    def train_step(self, epoch, iteration, data_dict):
+        """Return the logits and the losses."""
+        output_dict = {"logits": self.model(data_dict["x"])}
+        loss = self.loss(output_dict, data_dict)
+        return output_dict, {"loss": loss["sum"], **{name: loss[name] for name in loss["names"]}}
+
+    def val_step(self, epoch, iteration, data_dict):
+        """Return the logits and the losses."""
+        return self.train_step(epoch, iteration, data_dict)
+
+
+def divide(model: nn.Module, groups: int) -> list[dict]:
+    """Return the parameters in groups; those beyond the model's own number are of one value each, never used."""
+    parameters = list(model.parameters())
+    if groups == 1:
+        return [{"params": parameters}]
+    spare = [nn.Parameter(torch.zeros(1)) for _ in range(groups - len(parameters))]
+    return [{"params": [parameter], "lr": LR} for parameter in [*parameters, *spare]]
+
+
+def make_trainer(folder: Path, batches: list[dict], **numbers: int) -> Trainer:
+    """Return a trainer that is ready to be driven by hand."""
+    config = Config(
+        trainer=TrainerConfig(mode="iter"),
+        optim=OptimConfig(type="Adam", lr=LR, clip_gradients=CLIP),
+        progress=ProgressConfig(epoch=1, iters_per_epoch=10**6, iter_loss=50, save_progress_val=False),
+    )
+    trainer = Trainer(config, Session(torch.device("cpu"), folder, None), batches, **numbers)
+    trainer._prepare()
+    trainer._start_conferring()
+    trainer._updaters["main"].start_epoch(0)
+    return trainer
+
+
+def by_the_engine(trainer: Trainer, batches: list[dict]) -> None:
+    """Make steps as the engine's loop does."""
+    for batch in batches:
+        trainer._iterate(0, trainer.iteration, batch)
+        trainer._after_iteration()
+
+
+def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:
+    """Return what makes the same steps in a plain loop, with the losses summed and metered."""
+    torch.manual_seed(0)
+    model = mlp(784, 512, 512, 10)
+    optimizer = optim.Adam(divide(model, groups), LR, fused=True)
+    losses, parameters = [nn.CrossEntropyLoss() for _ in range(terms)], list(model.parameters())
+
+    def run() -> None:
+        sums = [0.0] * terms
+        for batch in batches:
+            logits = model(batch["x"])
+            values = [loss(logits, batch["y"]) / terms for loss in losses]
+            optimizer.zero_grad()
+            sum(values).backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            for i, value in enumerate(values):
+                sums[i] += value.item()
+
+    return run
+
+
+def validate_by_hand(model: nn.Module, batches: list[dict]) -> None:
+    """Sum the loss and the right guesses over a set."""
+    model.eval()
+    loss, right, count = 0.0, 0, 0
+    with torch.no_grad():
+        for batch in batches:
+            logits = model(batch["x"])
+            loss += nn.functional.cross_entropy(logits, batch["y"]).item() * len(logits)
+            right += (logits.argmax(1) == batch["y"]).sum().item()
+            count += len(logits)
+    model.train()
+
+
+def by_turns(*functions: Callable[[], None]) -> list[float]:
+    """Return the median seconds of each function."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(ROUNDS + 1):
+        for function, own in zip(functions, times, strict=True):
+            began = time.perf_counter()
+            function()
+            own.append(time.perf_counter() - began)
+    return [statistics.median(own[1:]) for own in times]
+
+
+def main() -> None:
+    """Measure and print."""
+    logging.disable()
+    logger.remove()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    batches = [{"x": torch.randn(BATCH, 784), "y": torch.randint(10, (BATCH,))} for _ in range(STEPS)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(Path(folder, "validation"), batches)
+        ours, hand = by_turns(lambda: trainer._validate(), lambda: validate_by_hand(trainer._bare["main"], batches))
+        print(f"validation: {1e6 * ours / STEPS:.0f} µs a batch, by hand {1e6 * hand / STEPS:.0f}: {ours / hand:.3f}")
+        costs = {}
+        for what in ("one of each", "terms", "metrics", "groups"):
+            numbers = {} if what == "one of each" else {what: 10}
+            trainer = make_trainer(Path(folder, what), batches, **numbers)
+            plain = by_hand(batches, numbers.get("terms", 1), numbers.get("groups", 1))
+            ours, hand = by_turns(lambda t=trainer: by_the_engine(t, batches), plain)
+            costs[what] = (ours - hand) / STEPS
+            name = f"ten {what}" if numbers else what
+            print(f"{name}: {1e6 * ours / STEPS:.0f} µs a step, by hand {1e6 * hand / STEPS:.0f}: ", end="")
+            print(f"engine {1e6 * costs[what]:+.0f} µs, {costs[what] / (ours / STEPS):+.1%} of the step")
+
+
+if __name__ == "__main__":
+    main()
