@@ -9,10 +9,6 @@ import subprocess
 import sys
 import uuid
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
 from common.errors import UserError
 from common.signals import INTERRUPTED, SAVED_AND_CUT
 
@@ -31,6 +27,10 @@ def start_processes(count: int, patience: int) -> int:
     Returns:
         The exit code of the run: that of the first process that failed.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     logging.disable()  # the processes speak for themselves
     config = LaunchConfig(

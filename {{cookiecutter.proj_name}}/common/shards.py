@@ -1,28 +1,23 @@
 """The spread tensors of a checkpoint, in a folder beside its file: written by all ranks at once, in the background.
 
-``torch.distributed.checkpoint`` writes and reads them, each rank its own parts, for any number of ranks. The file holds
-everything else, the folder's name, and the SHA-256 of each file in it.
+``torch.distributed.checkpoint`` writes and reads them, each rank its own parts, for any number of ranks. It is loaded
+where it is needed: most runs need not wait for it. The file holds everything else, the folder's name, and the SHA-256
+of each file in it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import uuid
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
 from common.distributed import broadcast
@@ -46,6 +41,8 @@ class ShardWriter:
     """Writes the spread tensors of one state after another. Every rank makes one, and calls it at the same time."""
 
     def __init__(self):
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
         on_gpu = torch.cuda.is_available()
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))  # keeps its memory
         self._group = dist.new_group(backend="gloo")  # of its own, for it is used beside the training's
@@ -56,6 +53,8 @@ class ShardWriter:
         Returns:
             The state without them, and what is being written, if anything is spread.
         """
+        import torch.distributed.checkpoint as dcp
+
         tensors: dict[str, DTensor] = {}
 
         def take_out(path: tuple, value: Any) -> Any:
@@ -86,6 +85,8 @@ class WrittenShards:
         Raises:
             OSError: One of them could not.
         """
+        from torch.distributed.checkpoint.api import CheckpointException
+
         try:
             self.done.result()
         except (Exception, CheckpointException) as error:
@@ -141,63 +142,20 @@ def read_stored(targets: Mapping[Stored, torch.Tensor]) -> None:
     Raises:
         OSError: The folder does not hold them, or asks for code to be run.
     """
+    if not targets:
+        return
+    import torch.distributed.checkpoint as dcp
+
+    from common.shard_reader import ShardReader
+
     for folder in {stored.folder for stored in targets}:
         wanted = {stored.key: tensor for stored, tensor in targets.items() if stored.folder == folder}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that each process reads for itself is meant
             try:
-                dcp.load(wanted, storage_reader=_Reader(folder), no_dist=True)
-            except CheckpointException as error:
+                dcp.load(wanted, storage_reader=ShardReader(folder), no_dist=True)
+            except dcp.CheckpointException as error:
                 raise OSError(f"{folder}: {_cause(error)}") from error
-
-
-_KNOWN = {
-    "torch": {"Size"},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.distributed.checkpoint.metadata": {
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    },
-    "pathlib": {"PosixPath", "WindowsPath"},
-    "pathlib._local": {"PosixPath", "WindowsPath"},
-}
-
-
-def _member(enum: Any, name: str) -> Any:
-    """Return a member of an enumeration, as some versions of Python pickle it by getattr; and nothing but that."""
-    if not (isinstance(enum, type) and issubclass(enum, Enum)):
-        raise pickle.UnpicklingError(f"asks for {name} of {enum}")
-    return enum[name]
-
-
-class _Unpickler(pickle.Unpickler):
-    """Loads the description of the shards, and nothing else that a pickle can ask for."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):
-            return _member
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if name not in _KNOWN.get(module, ()) and not is_dtype:
-            raise pickle.UnpicklingError(f"asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-class _Reader(dcp.FileSystemReader):
-    """Reads shards without running code: torch's own reader unpickles whatever their description asks for."""
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata = _Unpickler(file).load()
-        if not all(isinstance(one, TensorStorageMetadata) for one in metadata.state_dict_metadata.values()):
-            raise pickle.UnpicklingError("holds more than tensors")
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
 
 
 def read_all(state: Any) -> Any:

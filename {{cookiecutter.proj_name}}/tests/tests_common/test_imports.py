@@ -31,7 +31,7 @@ SAME_ROW = {
     "profiling": {"logger"},
     "optim": {"sharding"},
     "sharding": {"shards"},
-    "shards": {"host_copy"},
+    "shards": {"host_copy", "shard_reader"},
     "updater": {"ema", "optim", "sharding"},
     "weights": {"checkpoint_file", "sharding"},
     "datasets": {"transforms"},
