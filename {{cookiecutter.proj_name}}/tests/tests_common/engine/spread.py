@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from common.datasets import make_loader
 from common.distributed import get_data_rank, share_samples
 from common.engine import EpochBasedTrainer
 from common.experiment import open_experiment
-from common.launch import Session, open_on_rank_0, start_process_group
+from common.launch import Session, _leave_group, open_on_rank_0, start_process_group
 from common.metrics import MetricSet
 from common.optim import build_optimizer, build_scheduler
 from common.parallel import choose_strategy, make_mesh
@@ -116,6 +117,7 @@ def train(config, trainer=SpreadTrainer):
     strategy = choose_strategy(config.dist, processes)
     if not dist.is_initialized():
         start_process_group(config, device, strategy)
+        atexit.register(_leave_group)  # as launch does: a thread of gloo's may abort Python's end otherwise
     share_samples(1)
     mesh = make_mesh(strategy, config.dist, device)
     folder, checkpoint = open_on_rank_0(open_experiment, config)
