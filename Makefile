@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -32,8 +32,11 @@ lint: $(INSTALLED)  ## ruff and shellcheck, on the template and the project
 	ruff format --check .
 	shellcheck .ci/run '$(PROJECT)'/scripts/*.sh
 
+bench: $(INSTALLED)  ## the engine beside loops by hand and its peers, which it installs; writes docs/speed.md
+	python benchmarks/run.py --page docs/speed.md
+
 clean:  ## remove what the targets above made
-	rm -rf '$(VENV)' demo
+	rm -rf '$(VENV)' demo benchmarks/.venv
 
 $(INSTALLED): $(REQUIREMENTS) $(PROJECT)/requirements.txt constraints.txt
 	python3 -m venv '$(VENV)'

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
