@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -20,6 +19,7 @@ from torch.utils.tensorboard.summary import image as image_summary
 
 from common.distributed import get_rank
 from common.logger import add_log
+from common.pictures import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,10 +63,7 @@ class Monitor:
         """
         self._add_summary(image_summary(f"{split}/{name}", image, dataformats="CHW"), step)
         if file is not None:
-            path = self._folder / "progress" / split / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
-            Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(path)
+            write_picture(image, self._folder / "progress" / split / file)
 
     def add_figure(self, split: str, name: str, figure: Figure, step: int) -> None:
         """Record a figure of matplotlib under ``<split>/<name>``."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from common.inputs import class_numbers, predicted_classes
@@ -43,6 +45,13 @@ def draw_samples(data_dict: dict[str, Any], output_dict: dict[str, Any], count: 
         bars[right, 1], bars[~right, 0] = 0.7, 0.8
         return {"guesses": _in_a_row(torch.cat([images, bars], dim=2))}
     return {}
+
+
+def write_picture(image: torch.Tensor, path: Path) -> None:
+    """Write a picture, (3, H, W) or (1, H, W), floating values in [0, 1] or uint8, to a PNG file."""
+    pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(path)
 
 
 def as_pictures(images: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from PIL import Image
 from torch import nn
 
 from common.build import build_loader, build_metric
 from common.distributed import get_rank, master_only
 from common.engine import BatchTester
 from common.launch import Session
-from common.pictures import ShownSample, sample_figure, show_sample
+from common.pictures import ShownSample, sample_figure, show_sample, write_picture
 from common.schema import Config
 
 ACROSS = 2  # samples with several pictures beside each other on the page
@@ -57,10 +56,8 @@ class CustomTester(BatchTester):
 
     def write_sample(self, sample: ShownSample, number: int) -> None:
         """Write a sample's pictures beside each other to ``samples/<number>.png``."""
-        folder = self.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        pixels = (torch.cat(list(sample.pictures.values()), dim=2) * 255).round().byte()
-        Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(folder / f"{number:06d}.png")
+        picture = torch.cat(list(sample.pictures.values()), dim=2)
+        write_picture(picture, self.folder / "samples" / f"{number:06d}.png")
 
     def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
         """Draw the samples that were kept."""

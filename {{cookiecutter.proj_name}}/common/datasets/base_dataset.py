@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,16 @@ class BaseDataset(Dataset):
 
     def __init__(self, data_dir: str | Path):
         self.data_dir = Path(data_dir)
+
+    @classmethod
+    def check_split(cls, split: str, known: Iterable[str]) -> None:
+        """Refuse a split that is not one of the known ones.
+
+        Raises:
+            UserError: It is another.
+        """
+        if split not in known:
+            raise UserError(f"{cls.__name__}: split must be one of {', '.join(known)}, found {split!r}")
 
     def find(self, relative: str) -> Path:
         """Return a file or folder below ``data_dir``.

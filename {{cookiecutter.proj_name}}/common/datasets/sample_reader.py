@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.datasets.view import draws_random_numbers
+from common.datasets.view import draws_random_numbers, path_of
 from common.errors import RunError
 from common.logger import add_log
 from common.seed import derive_seed, random_state_kept
@@ -80,8 +80,7 @@ class SampleReader(Dataset):
 
     def path(self, index: int) -> Any:
         """Return the file of a sample, if the data set knows it."""
-        find = getattr(self.dataset, "path", None)
-        return find(index) if find else None
+        return path_of(self.dataset, index)
 
     def _read(self, index: int, base: int) -> Any:
         """Return a sample, or the next one that can be read in its place."""

@@ -44,8 +44,13 @@ class View(Dataset):
 
     def path(self, index: int) -> Any:
         """Return the file of a sample, if the data set knows it."""
-        find = getattr(self.dataset, "path", None)
-        return find(self.rows[index]) if find else None
+        return path_of(self.dataset, self.rows[index])
+
+
+def path_of(dataset: Dataset, index: int) -> Any:
+    """Return the file of a sample, if the data set has ``path(index)`` to tell it."""
+    find = getattr(dataset, "path", None)
+    return find(index) if find else None
 
 
 def draw_rows(length: int, rate: float | int, seed: int) -> list[int]:

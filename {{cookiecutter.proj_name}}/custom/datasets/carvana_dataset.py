@@ -39,8 +39,7 @@ class CarvanaDataset(BaseDataset):
         seed: int = 0,
     ):
         super().__init__(data_dir)
-        if split not in SPLITS:
-            raise UserError(f"CarvanaDataset: split must be one of {', '.join(SPLITS)}, found {split!r}")
+        self.check_split(split, SPLITS)
         images = sorted(self.find("carvana/train").glob("*.jpg"))
         self.masks = self.find("carvana/train_masks")
         missing = [path for path in images if not self.mask_of(path).is_file()]

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from common.datasets import ArrayDataset, BaseDataset, check_labels
-from common.errors import UserError
 from common.registry import DATASET_REGISTRY
 
 # How the 1,797 images are divided: in one fixed shuffled order, so that no image is in two splits.
@@ -28,8 +27,7 @@ class DigitsDataset(ArrayDataset):
     """
 
     def __init__(self, data_dir: str, split: str = "train"):
-        if split not in SPLITS:
-            raise UserError(f"DigitsDataset: split must be one of {', '.join(SPLITS)}, found {split!r}")
+        self.check_split(split, SPLITS)
         BaseDataset.__init__(self, data_dir)
         with np.load(self.find("digits/digits.npz")) as arrays:
             rows = np.random.default_rng(0).permutation(len(arrays["label"]))[slice(*SPLITS[split])]

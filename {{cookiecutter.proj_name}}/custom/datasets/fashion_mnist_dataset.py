@@ -45,8 +45,7 @@ class FashionMNISTDataset(ArrayDataset):
     """
 
     def __init__(self, data_dir: str, split: str = "train", seed: int = 0, mirrors: list[str] | None = None):
-        if split not in ("train", "val", "eval"):
-            raise UserError(f"FashionMNISTDataset: split must be one of train, val, eval, found {split!r}")
+        self.check_split(split, ("train", "val", "eval"))
         part = "t10k" if split == "eval" else "train"
         paths = [self._get(data_dir, name, mirrors or MIRRORS) for name in FILES if name.startswith(part)]
         images, labels = map(read_idx, paths)

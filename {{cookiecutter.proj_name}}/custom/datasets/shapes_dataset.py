@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from common.datasets import ArrayDataset
-from common.errors import UserError
 from common.registry import DATASET_REGISTRY
 
 # The seed and the number of samples of each split: other seeds, other pictures.
@@ -30,8 +29,7 @@ class ShapesDataset(ArrayDataset):
     """
 
     def __init__(self, data_dir: str, split: str = "train", size: int = 64):
-        if split not in SPLITS:
-            raise UserError(f"ShapesDataset: split must be one of {', '.join(SPLITS)}, found {split!r}")
+        self.check_split(split, SPLITS)
         seed, samples = SPLITS[split]
         random = np.random.default_rng(seed)
         drawn = [draw_scene(random, size) for _ in range(samples)]

@@ -27,7 +27,7 @@ SAME_ROW = {
     "continuity": {"logger"},
     "experiment": {"checkpoint", "logger"},
     "launch": {"elastic", "experiment", "logger", "parallel", "seed", "signals"},
-    "monitor": {"logger"},
+    "monitor": {"logger", "pictures"},
     "profiling": {"logger"},
     "optim": {"sharding"},
     "sharding": {"shards"},
