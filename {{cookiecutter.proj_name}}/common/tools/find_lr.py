@@ -44,17 +44,19 @@ def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float]
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate
 
-    rates, losses, average = [], [], 0.0
+    planned = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
+    losses, average = [], 0.0
     set_rate(low)
     for step, loss in enumerate(make_steps(trainer, batches())):
         average = 0.9 * average + 0.1 * loss
         smooth = average / (1 - 0.9 ** (step + 1))
-        if not math.isfinite(loss) or smooth > 4 * min(losses, default=math.inf) or step == steps:
+        if not math.isfinite(loss) or smooth > 4 * min(losses, default=math.inf):
             break
-        rates.append(low * (high / low) ** (step / (steps - 1)))
         losses.append(smooth)
-        set_rate(low * (high / low) ** ((step + 1) / (steps - 1)))
-    return rates, losses
+        if len(losses) == steps:
+            break
+        set_rate(planned[step + 1])
+    return planned[: len(losses)], losses
 
 
 def steepest(rates: list[float], losses: list[float]) -> float:
