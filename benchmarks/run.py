@@ -1,9 +1,9 @@
-"""The engine beside loops written by hand and beside its peers: python benchmarks/run.py [--workloads tiny small conv]
+"""The engine beside loops written by hand and beside its peers: python benchmarks/run.py [--workloads tiny small ...]
 
-Each engine trains the same model on the same batches, with the same optimizer, clipping, schedule and logging, in fresh
-processes that take turns. Told are microseconds a step: the median over the rounds of each process's median block of 50
-steps, the smallest block, and the ratio to the usual loop by hand; seconds from the process's start to the end of its
-first step; and its peak memory. The peers are installed into an environment of their own, benchmarks/.venv.
+Each engine does the same work on the same model and batches, with the same optimizer, clipping, schedule and logging,
+in fresh processes that take turns. Told are microseconds a step: the median over the rounds of each process's median
+block of 50 steps, the smallest block, and the ratio to the usual loop by hand; seconds from the process's start to the
+end of its first step; and its peak memory. The peers are installed into an environment of their own, benchmarks/.venv.
 """
 
 from __future__ import annotations
@@ -23,70 +23,126 @@ import tempfile
 import threading
 import time
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 ENVIRONMENT = HERE / ".venv"
-PEERS = ["lightning", "accelerate", "pytorch-ignite", "mmengine", "torchtnt", "setuptools<81"]
-ENGINES = "hand hand_fused hand_best ours ours_unfused lightning accelerate ignite mmengine torchtnt".split()
+INSTALLED = ["lightning", "accelerate", "pytorch-ignite", "mmengine", "torchtnt", "setuptools<81"]
+PEERS = ["lightning", "accelerate", "ignite", "mmengine", "torchtnt"]
 FIELDS = ("median", "smallest", "ratio", "start", "memory")
 # The settings under which every process runs: one thread, and an allocator that keeps what is freed.
 SETTINGS = {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 SKIPPED = 2  # blocks at the start
 
 
-def run_one(engine: str, workload: str, began: float) -> None:
-    """Train in this process, and print what was measured as JSON."""
+@dataclass
+class Workload:
+    """What is measured, and on which engines; the first is what the others are compared with."""
+
+    about: str
+    engines: list[str]
+    processes: int = 1
+
+
+WORKLOADS = {
+    "tiny": Workload(
+        "Linear layers 64-64-10, batches of 32 from a list: what an engine costs.",
+        ["hand", "hand_fused", "hand_best", "ours", "ours_unfused", *PEERS],
+    ),
+    "small": Workload(
+        "Linear layers 784-512-512-10, batches of 64 from a list.",
+        ["hand", "hand_fused", "hand_best", "ours", "ours_unfused", *PEERS],
+    ),
+    "conv": Workload(
+        "ResNet-18 on 32 x 32 pixels, batches of 64 from a list.",
+        ["hand", "hand_fused", "ours", "ours_unfused", *PEERS],
+    ),
+    "loader": Workload(
+        "As tiny, from a loader over a set in memory: torch's with its default collation, or the engine's own.",
+        ["hand", "hand_fused", "ours", *PEERS],
+    ),
+    "augment": Workload(
+        "Images of 32 x 32 pixels, augmented one by one in 2 worker processes, for a small model that waits for them.",
+        ["hand", "hand_fused", "ours", *PEERS],
+    ),
+    "ddp": Workload("As small, on 2 processes.", ["hand", "hand_fused", "ours", *PEERS], 2),
+    "validation": Workload("As small, a pass with loss and accuracy.", ["hand", "ours", *PEERS]),
+    "accumulate": Workload("As small, with an optimizer step after every fourth batch.", ["hand_fused", "ours"]),
+    "ema": Workload("As small, with an average of the weights.", ["hand_fused", "ours"]),
+    "bf16": Workload("As small, in bf16 mixed precision.", ["hand_fused", "ours"]),
+    "compile": Workload("As small, compiled; the start is that with a warm cache.", ["hand_fused", "ours"]),
+}
+PARTS = {
+    "parts.py": "A validation, and ten loss terms, metrics and parameter groups",
+    "checkpoints.py": "Saving and going on",
+    "augmentation.py": "Augmentation of whole batches",
+}
+
+
+def run_one(engine: str, name: str, began: float) -> None:
+    """Do the work in this process, and print what was measured as JSON."""
     import work
 
-    task = work.WORK[workload]()
+    task = work.WORK[name]()
+    module = importlib.import_module(f"engines.{engine}")
     with tempfile.TemporaryDirectory() as folder:
-        model = importlib.import_module(f"engines.{engine}").train(task, Path(folder))
+        if name == "validation":
+            result = module.validate(task, Path(folder))["loss"]
+        else:
+            result = sum(parameter.double().sum().item() for parameter in module.train(task, Path(folder)).parameters())
+    if int(os.environ.get("RANK", 0)):
+        return
     blocks = [1e6 * (end - start) / work.LOG_EVERY for start, end in zip(task.times, task.times[1:], strict=False)]
     measured = {
         "blocks": blocks[min(SKIPPED, len(blocks) - 1) :],
         "start": task.first_step_at - began,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "weights": sum(parameter.double().sum().item() for parameter in model.parameters()),
+        "result": result,
     }
     print("\n" + json.dumps(measured))
 
 
-def start(python: Path, engine: str, workload: str) -> dict:
-    """Train in a fresh process, whose stderr is a terminal so that progress bars show, and return what it measured."""
+def start(python: Path, engine: str, name: str) -> dict:
+    """Work in a fresh process, whose stderr is a terminal so that progress bars show, and return what it measured."""
     master, slave = pty.openpty()
-    threading.Thread(target=_drain, args=(master,), daemon=True).start()
-    command = [python, __file__, "--one", engine, workload, str(time.time())]
+    shown: list[bytes] = []
+    reader = threading.Thread(target=_read_terminal, args=(master, shown))
+    reader.start()
+    processes = WORKLOADS[name].processes
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [python, *(torchrun if processes > 1 else []), __file__, "--one", engine, name, str(time.time())]
     done = subprocess.run(command, env=os.environ | SETTINGS, stdout=subprocess.PIPE, stderr=slave, text=True)
     os.close(slave)
+    reader.join()
     if done.returncode:
-        raise SystemExit(f"{engine} on {workload}: exit code {done.returncode}; run {' '.join(map(str, command))}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise SystemExit(f"{engine} on {name}: exit code {done.returncode}\n{b''.join(shown).decode()[-4000:]}")
+    return next(json.loads(line) for line in reversed(done.stdout.splitlines()) if line.startswith('{"blocks"'))
 
 
-def _drain(terminal: int) -> None:
+def _read_terminal(terminal: int, shown: list[bytes]) -> None:
     """Read what is shown, so that nobody waits."""
     try:
-        while os.read(terminal, 1 << 16):
-            pass
-    except OSError:
+        while data := os.read(terminal, 1 << 16):
+            shown.append(data)
+    except OSError:  # how a terminal ends
         os.close(terminal)
 
 
-def measure(python: Path, workload: str, engines: list[str], rounds: int) -> dict[str, dict[str, float]]:
+def measure(python: Path, name: str, engines: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Return the figures of each engine on a workload."""
     found: dict[str, list[dict]] = {engine: [] for engine in engines}
     for _ in range(rounds):
         for engine, processes in found.items():
-            processes.append(start(python, engine, workload))
+            processes.append(start(python, engine, name))
     table = {
         engine: {
             "median": statistics.median(statistics.median(one["blocks"]) for one in processes),
             "smallest": min(block for one in processes for block in one["blocks"]),
             "start": statistics.median(one["start"] for one in processes),
             "memory": statistics.median(one["memory"] for one in processes),
-            "weights": processes[0]["weights"],
+            "result": processes[0]["result"],
         }
         for engine, processes in found.items()
     }
@@ -114,7 +170,7 @@ def find_python() -> Path:
     if not (ENVIRONMENT / ".installed").exists():
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
         requirements = ROOT / "{{cookiecutter.proj_name}}" / "requirements.txt"
-        command = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-r", requirements, *PEERS]
+        command = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-r", requirements, *INSTALLED]
         subprocess.run(command, check=True)
         (ENVIRONMENT / ".installed").touch()
     return python
@@ -122,7 +178,7 @@ def find_python() -> Path:
 
 def versions(python: Path) -> str:
     """Return the machine and the versions of what was measured, as text."""
-    names = ["torch", *(peer.partition("<")[0] for peer in PEERS[:-1])]
+    names = ["torch", *(peer.partition("<")[0] for peer in INSTALLED[:-1])]
     script = f"import importlib.metadata as m; print(', '.join(f'{{n}} {{m.version(n)}}' for n in {names}))"
     found = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     cpu = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if "model name" in line]
@@ -135,21 +191,40 @@ def _read(path: str) -> str:
 
 
 def plot(tables: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Write a picture of the ratios: a panel for each workload."""
+    """Write a picture of the ratios: a panel for each workload that has peers."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(tables), 0.32 * max(map(len, tables.values())) + 1.2), layout="constrained")
-    for axis, (workload, table) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
-        names, ratios = list(table), [figures["ratio"] for figures in table.values()]
-        colours = ["C1" if name.startswith("ours") else "C7" if name.startswith("hand") else "C0" for name in names]
-        bars = axis.barh(names, ratios, color=colours)
+    shown = {name: table for name, table in tables.items() if PEERS[0] in table} or tables
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.2 * columns, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for axis, (name, table) in zip(axes, shown.items(), strict=False):
+        engines, ratios = list(table), [figures["ratio"] for figures in table.values()]
+        colours = [
+            "C1" if engine.startswith("ours") else "C7" if engine.startswith("hand") else "C0" for engine in engines
+        ]
+        bars = axis.barh(engines, ratios, color=colours)
         axis.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.invert_yaxis()
         axis.margins(x=0.15)
-        axis.set(title=workload, xlabel="time a step, × the usual loop by hand")
+        axis.set(title=name, xlabel="time a step, × the usual loop by hand")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
+
+
+def write_page(path: Path, about: str, tables: dict[str, dict[str, dict[str, float]]], parts: dict[str, str]) -> None:
+    """Write the tables and what the parts' programs printed, and a picture beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = path.with_suffix(".png")
+    plot(tables, picture)
+    sections = [f"# Speed\n\n{__doc__.split(chr(10), 2)[2].strip()}", about, f"![ratios]({picture.name})"]
+    sections += [f"## {name}\n\n{WORKLOADS[name].about}\n\n{as_markdown(table)}" for name, table in tables.items()]
+    sections += [f"## {PARTS[name]}\n\n```text\n{text.strip()}\n```" for name, text in parts.items()]
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -158,27 +233,26 @@ def main() -> None:
         run_one(sys.argv[2], sys.argv[3], float(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=["tiny", "small", "conv"])
-    parser.add_argument("--engines", nargs="+", default=ENGINES, help="the first is what the others are compared with")
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
+    parser.add_argument("--engines", nargs="+", help="the first is what the others are compared with")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--parts", nargs="*", default=list(PARTS), choices=PARTS, help="programs for parts of the engine"
+    )
     parser.add_argument("--python", type=Path, help="an environment that has the peers already")
     parser.add_argument("--page", type=Path, help="write the tables here, and a picture beside it")
     words = parser.parse_args()
     python = words.python or find_python()
-    about, tables = versions(python), {}
+    about, tables, parts = versions(python), {}, {}
     print(about)
-    for workload in words.workloads:
-        tables[workload] = measure(python, workload, words.engines, words.rounds)
-        print(f"\n{workload}\n\n{as_markdown(tables[workload])}", flush=True)
+    for name in words.workloads:
+        tables[name] = measure(python, name, words.engines or WORKLOADS[name].engines, words.rounds)
+        print(f"\n{name}: {WORKLOADS[name].about}\n\n{as_markdown(tables[name])}", flush=True)
+    for name in words.parts:
+        parts[name] = subprocess.run([python, HERE / name], capture_output=True, text=True, check=True).stdout
+        print(f"\n{PARTS[name]}\n\n{parts[name]}", flush=True)
     if words.page:
-        words.page.parent.mkdir(parents=True, exist_ok=True)
-        picture = words.page.with_suffix(".png")
-        plot(tables, picture)
-        sections = "\n\n".join(f"## {workload}\n\n{as_markdown(table)}" for workload, table in tables.items())
-        text = (
-            f"# Speed\n\n{__doc__.split(chr(10), 2)[2].strip()}\n\n{about}\n\n![ratios]({picture.name})\n\n{sections}\n"
-        )
-        words.page.write_text(text, encoding="utf-8")
+        write_page(words.page, about, tables, parts)
 
 
 if __name__ == "__main__":

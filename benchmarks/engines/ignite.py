@@ -1,9 +1,10 @@
 """PyTorch-Ignite."""
 
-from ignite.engine import Engine, Events
+import ignite.distributed as idist
+from ignite.engine import Engine, Events, create_supervised_evaluator
 from ignite.handlers import LRScheduler
 from ignite.handlers.tensorboard_logger import TensorboardLogger
-from ignite.metrics import RunningAverage
+from ignite.metrics import Accuracy, Loss, RunningAverage
 from torch import nn, optim
 from work import CLIP, LOG_EVERY, LR
 
@@ -11,6 +12,9 @@ from work import CLIP, LOG_EVERY, LR
 def train(work, folder):
     """Train one epoch with a running average, the schedule and TensorBoard as handlers."""
     model = work.model()
+    if work.processes > 1:
+        idist.initialize("gloo")
+        model = idist.auto_model(model)
     optimizer = optim.Adam(model.parameters(), LR)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps)
 
@@ -31,3 +35,12 @@ def train(work, folder):
         logger.attach_opt_params_handler(trainer, every, optimizer=optimizer)
         trainer.run(work, max_epochs=1, epoch_length=work.steps)
     return model
+
+
+def validate(work, folder):
+    """Evaluate by its metrics."""
+    metrics = {"loss": Loss(nn.functional.cross_entropy), "accuracy": Accuracy()}
+    evaluator = create_supervised_evaluator(
+        work.model(), metrics, prepare_batch=lambda batch, device, non_blocking: (batch["x"], batch["y"])
+    )
+    return evaluator.run(work, epoch_length=work.steps).metrics

@@ -10,7 +10,7 @@ from work import CLIP, LOG_EVERY, LR
 
 
 class Module(LightningModule):
-    """The step and the optimizer."""
+    """The steps and the optimizer."""
 
     def __init__(self, work):
         super().__init__()
@@ -22,6 +22,12 @@ class Module(LightningModule):
         self.log("loss", loss)
         return loss
 
+    def validation_step(self, batch, index):
+        """Log the loss and the accuracy."""
+        logits = self.model(batch["x"])
+        self.log("loss", nn.functional.cross_entropy(logits, batch["y"]))
+        self.log("accuracy", (logits.argmax(1) == batch["y"]).float().mean())
+
     def configure_optimizers(self):
         """Return Adam and its schedule."""
         optimizer = optim.Adam(self.parameters(), LR)
@@ -29,20 +35,31 @@ class Module(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def train(work, folder):
-    """Train one epoch."""
+def make_trainer(work, folder):
+    """Return the trainer."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    module = Module(work)
-    Trainer(
+    return Trainer(
         max_epochs=1,
         accelerator="cpu",
-        devices=1,
+        devices=work.processes,
+        strategy="ddp" if work.processes > 1 else "auto",
         logger=TensorBoardLogger(folder),
         log_every_n_steps=LOG_EVERY,
         gradient_clip_val=CLIP,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(module, work)
+    )
+
+
+def train(work, folder):
+    """Train one epoch."""
+    module = Module(work)
+    make_trainer(work, folder).fit(module, work)
     return module.model
+
+
+def validate(work, folder):
+    """Validate."""
+    return make_trainer(work, folder).validate(Module(work), work, verbose=False)[0]

@@ -8,13 +8,19 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from common.datasets.sample_reader import Batch, SampleReader
+from common.device import map_tensors
 from common.distributed import get_data_rank, get_data_size, let_threads_rest
 from common.seed import derive_seed
 from common.signals import end_with_parent, overlook_children, pass_over_signals
+
+
+_SMALL = 1 << 18  # bytes: where a copy and shared memory take the same time
+_COPIED = {torch.from_numpy(np.empty(0, kind)).dtype for kind in "?bBhilefd"}  # what NumPy has too
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
@@ -145,4 +151,21 @@ def _start_worker(_number: int) -> None:
 
 def collate(samples: Any) -> Any:
     """Return a batch from samples, or the batch itself where the set already made one."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
+    batch = samples if isinstance(samples, dict) else default_collate(samples)
+    return map_tensors(_to_hand_over, batch) if get_worker_info() else batch
+
+
+def _to_hand_over(tensor: torch.Tensor) -> Any:
+    """Return what a worker sends for a tensor: a small one is copied, which is faster than to share its memory."""
+    is_plain = tensor.dtype in _COPIED and type(tensor) is torch.Tensor and not tensor.requires_grad
+    return _Copied(tensor) if is_plain and tensor.nbytes <= _SMALL else tensor
+
+
+class _Copied:
+    """A tensor that arrives by value at another process."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._tensor = tensor
+
+    def __reduce__(self):
+        return torch.from_numpy, (self._tensor.numpy(),)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from common.datasets.view import draws_random_numbers, path_of
 from common.errors import RunError
@@ -32,7 +33,8 @@ class SampleReader(Dataset):
 
     Python's, NumPy's and torch's random numbers are seeded for each sample from (seed, epoch, index), so that
     augmentation depends neither on the number of workers nor on where a run was cut; a set with ``__getitems__`` is
-    seeded once a batch, from its first index. The trainer's own random numbers are left as they were.
+    seeded once a batch, from its first index. The trainer's own random numbers are left as they were. Seeding Python's
+    and NumPy's takes longer than many a sample: it begins with the first batch that draws from them, which is read twice.
 
     Args:
         dataset: Map-style. Its ``path(index)``, if it has one, is named where a sample cannot be read.
@@ -46,6 +48,7 @@ class SampleReader(Dataset):
         self.dataset = dataset
         self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
         self._replaced = multiprocessing.Value("q", 0)
+        self._draws_widely = multiprocessing.RawValue("b", False)  # from Python's or NumPy's generator
         self._whole = getattr(dataset, "__getitems__", None)
         self._draws = draws_random_numbers(dataset)  # seeding would cost more than a plain row
 
@@ -65,15 +68,15 @@ class SampleReader(Dataset):
         """
         if not self._draws:
             return self._whole(indices)
-        with random_state_kept():
-            base, broken = derive_seed(self._seed, getattr(indices, "epoch", 0), 1), None
+        base, broken = derive_seed(self._seed, getattr(indices, "epoch", 0), 1), None
+        with nullcontext() if get_worker_info() else random_state_kept():
             if self._whole is not None:
                 try:
-                    _seed(base, indices[0])
+                    _seed(base, indices[0], widely=True)
                     return self._whole(indices)
                 except Exception as error:
                     broken, before = error, self._replaced.value
-            samples = [self._read(index, base) for index in indices]
+            samples = self._read_all(indices, base)
             if broken is not None and self._replaced.value == before:
                 raise broken  # not one of the samples is to blame
             return samples
@@ -82,17 +85,28 @@ class SampleReader(Dataset):
         """Return the file of a sample, if the data set knows it."""
         return path_of(self.dataset, index)
 
+    def _read_all(self, indices: list[int], base: int) -> list[Any]:
+        """Return samples, each with its random numbers."""
+        if not self._draws_widely.value:
+            replaced = self._replaced.value
+            _seed(base, 0, widely=True)
+            samples = [self._read(index, base) for index in indices]
+            if _is_untouched(base, 0):
+                return samples
+            self._draws_widely.value, self._replaced.value = True, replaced
+        return [self._read(index, base) for index in indices]
+
     def _read(self, index: int, base: int) -> Any:
         """Return a sample, or the next one that can be read in its place."""
-        for other in range(index, index + len(self)):
-            other %= len(self)
-            _seed(base, other)
+        for _ in range(len(self)):
+            _seed(base, index, self._draws_widely.value)
             try:
-                return self.dataset[other]
+                return self.dataset[index]
             except MemoryError:
                 raise
             except Exception as error:
-                self._pass_over(other, error)
+                self._pass_over(index, error)
+            index = (index + 1) % len(self)
         raise RunError(f"{self._where}: no sample can be read")
 
     def _pass_over(self, index: int, error: Exception) -> None:
@@ -109,9 +123,20 @@ class SampleReader(Dataset):
         add_log(f"{text}; the next one is read instead", "ERROR")
 
 
-def _seed(base: int, index: int) -> None:
-    """Seed every generator for one sample. Knuth's multiplicative hash spreads neighbouring indices."""
+def _seed(base: int, index: int, widely: bool) -> None:
+    """Seed torch's generator for one sample, and Python's and NumPy's if ``widely``.
+
+    Knuth's multiplicative hash spreads neighbouring indices.
+    """
     seed = base ^ (index * 2654435761 % 2**32)
-    random.seed(seed)
-    np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
+    if widely:
+        random.seed(seed)
+        np.random.seed(seed)
+
+
+def _is_untouched(base: int, index: int) -> bool:
+    """Return whether nobody has drawn from Python's and NumPy's generators since they were seeded."""
+    found = random.getrandbits(64), np.random.bytes(8)
+    _seed(base, index, widely=True)
+    return found == (random.getrandbits(64), np.random.bytes(8))

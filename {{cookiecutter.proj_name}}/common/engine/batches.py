@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from common.device import move_to
+from common.device import map_tensors, move_to
 
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
@@ -57,19 +56,11 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
         if upcoming is not None:
             yield upcoming
         backend.current_stream().wait_stream(stream)
-        _keep_for(backend.current_stream(), copied)
+        # So that the allocator does not reuse what was made on another stream while it is used on this one.
+        map_tensors(lambda tensor: tensor.is_cpu or tensor.record_stream(backend.current_stream()), copied)
         upcoming = copied
     if upcoming is not None:
         yield upcoming
-
-
-def _keep_for(stream: torch.Stream, data: Any) -> None:
-    """Tell the allocator that tensors made on another stream are used on this one, so that it does not reuse them."""
-    if isinstance(data, torch.Tensor) and data.device.type != "cpu":
-        data.record_stream(stream)
-    elif isinstance(data, dict | list | tuple):
-        for value in data.values() if isinstance(data, dict) else data:
-            _keep_for(stream, value)
 
 
 def stop_workers(loader: DataLoader | None) -> None:
