@@ -40,6 +40,7 @@ _LIMITS = (
     ("ema_decay", "a number from 0 to below 1", lambda v: 0 <= v < 1),
     (r"weight_decay|clip_gradients\w*|save_time|early_stop_delta", "a number from 0", lambda v: 0 <= v < inf),
     ("profile", "two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1]),
+    ("compile", "true, false, reduce-overhead or max-autotune", lambda v: True),
     ("gpu_ids", "-1, 0 or several as in 0,1", lambda v: re.fullmatch(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]", str(v))),
     ("name", "text, a folder name such as mlp/run1", lambda v: re.fullmatch(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*", v)),
 )
@@ -97,8 +98,7 @@ def _load(argv: list[str]) -> Config:
     try:
         for key, text in flags.items():
             _put(values, key, text)
-        config = _typed(Config, values, "")
-        _check_best_metric(config)
+        _check_best_metric(config := _typed(Config, values, ""))
         return config
     except _Wrong as wrong:
         raise UserError(_placed(*wrong.args, path, flags)) from None
@@ -171,7 +171,7 @@ def _section(hint: Any, values: Any, key: str) -> Any:
 def _leaf(hint: Any, value: Any, key: str) -> Any:
     optional = NoneType in get_args(hint)
     kind = get_args(hint)[0] if optional else hint
-    words = _WORDS.get(kind) or f"one of {', '.join(get_args(kind))}"
+    words = _WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}"
     limits = (limit for name, *limit in _LIMITS if re.fullmatch(name, key.split(".")[-1]))
     words, fits = next(limits, (words, lambda value: True))
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it

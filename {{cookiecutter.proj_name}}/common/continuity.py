@@ -12,7 +12,7 @@ from common.logger import add_log
 from common.schema import Config
 from common.secrets import redact
 
-_STEPS = ("mode", "accumulate", "precision", "compile", "seed", "deterministic")
+_STEPS = ("mode", "accumulate", "precision", "compile", "channels_last", "seed", "deterministic")
 _IN_STATE = ("model", "optim")
 _OWN = ("clip_", "ema_decay")  # settings of optim that are no part of its state
 _LOADING = ("worker", "persistent_workers", "batch_size")

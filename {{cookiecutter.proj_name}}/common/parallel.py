@@ -100,7 +100,7 @@ def place(model: nn.Module, device: torch.device, mesh: DeviceMesh | None, confi
         for block in _asked(model, "blocks", "trainer.activation_checkpointing"):
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     weights = model.state_dict() if get_rank() == 0 else {}
-    model = model.to(device)
+    model = model.to(device, memory_format=torch.channels_last if config.trainer.channels_last else None)
     if mesh is not None:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 

@@ -21,7 +21,9 @@ def start_banner(trainer: TrainerParts) -> None:
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     batch, accumulate, parts = batch_size_of(trainer.train_loader), config.trainer.accumulate, get_data_size()
     strategy = "" if trainer.session.strategy == "none" else f" ({trainer.session.strategy})"
-    precision = config.trainer.precision + (", compiled" if config.trainer.compile else "")
+    compiled, layout = config.trainer.compile, ", channels last" if config.trainer.channels_last else ""
+    mode = f", compiled ({compiled})" if isinstance(compiled, str) else ", compiled" if compiled else ""
+    precision = config.trainer.precision + mode + layout
     for line in (
         f"experiment   {trainer.session.folder}",
         f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,9 @@ class TrainerParts(TrainerHooks):
         gpus, strategy = gpu_numbers(self.config.gpu_ids), self.session.strategy
         spread = {name: wrap(model, self.device, strategy, gpus) for name, model in self._bare.items()}
         self._spread = list(spread.values())
-        compiled = torch.compile if self.config.trainer.compile else lambda model: model
+        compiles = self.config.trainer.compile
+        mode = compiles if isinstance(compiles, str) else None
+        compiled = functools.partial(torch.compile, mode=mode) if compiles else lambda model: model
         self._val_models = {name: compiled(model) for name, model in self._bare.items()}
         self.models = {
             name: self._val_models[name] if model is self._bare[name] else compiled(model)

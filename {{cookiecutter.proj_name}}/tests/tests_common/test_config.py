@@ -184,6 +184,8 @@ class TestFiles(ConfigTest):
             "name: 2024": "a.yaml:1: name: expected text, a folder name such as mlp/run1, found 2024",
             "optim: {type: 3}": "a.yaml:1: optim.type: expected text (in quotes), found 3",
             "resume: 3": "a.yaml:1: resume: expected text (in quotes), or null, found 3",
+            "trainer: {compile: fast}": "a.yaml:1: trainer.compile: expected true, false, reduce-overhead or "
+            "max-autotune, found 'fast'",
             "debug: {debug_mode: 1}": "a.yaml:1: debug.debug_mode: expected true or false, found 1",
             "trainer:\n  mode: step": "a.yaml:2: trainer.mode: expected one of epoch, iter, found 'step'",
             "dist: {backend: mpi}": "a.yaml:1: dist.backend: expected one of nccl, gloo, or null, found 'mpi'",

@@ -32,6 +32,8 @@ RANKS = """
     assert (d.get_world_size(), d.get_local_rank()) == (2, int(os.environ["LOCAL_RANK"]))
     assert d.broadcast({"from": rank}) == {"from": 0}
     assert d.gather(rank * 10) == [0, 10]
+    for length in (2000, 2020, 2040, 10_000):  # around what one message holds, which the ranks' lengths may straddle
+        assert d.gather(bytes(length + 20 * rank)) == [bytes(length), bytes(length + 20)]
     own = torch.tensor([rank + 1.0])
     assert d.reduce_sum(own).item() == 3 and own.item() == rank + 1
     assert d.any_rank(rank == 1) and not d.any_rank(False)

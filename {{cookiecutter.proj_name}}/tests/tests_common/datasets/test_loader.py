@@ -122,6 +122,30 @@ class TestLoader(unittest.TestCase):
         batch = next(iter(make_loader(Single(), 3)))
         self.assertEqual((batch["x"].tolist(), batch["name"]), ([[0], [1], [2]], ["0", "1", "2"]))
 
+    def test_workers_copy_small_tensors_and_share_large_ones(self):
+        tensors = {
+            "small": torch.arange(6).reshape(2, 3).t(),  # not contiguous
+            "large": torch.arange(70_000.0),
+            "bf16": torch.ones(2, dtype=torch.bfloat16),
+            "complex": torch.ones(2, dtype=torch.complex64),
+        }
+
+        class Whole(torch.utils.data.Dataset):
+            def __len__(self):
+                return 3
+
+            def __getitems__(self, indices):
+                return tensors | {"nested": [tensors["small"], (torch.tensor(True), "text")]}
+
+        for batch in make_loader(Whole(), 1, worker=1):
+            for name, tensor in tensors.items():
+                self.assertTrue(batch[name].equal(tensor))
+                self.assertEqual(batch[name].is_shared(), name != "small")
+            small, (flag, text) = batch["nested"]
+            self.assertTrue(small.equal(tensors["small"]) and flag.item() and text == "text")
+            small.add_(1)  # an array that may be written to
+            self.assertFalse(flag.is_shared())
+
     def test_tensors_of_different_lengths(self):
         with self.assertRaisesRegex(ValueError, "same number of samples, found {'x': 2, 'y': 3}"):
             ArrayDataset("data", x=torch.ones(2), y=torch.ones(3))

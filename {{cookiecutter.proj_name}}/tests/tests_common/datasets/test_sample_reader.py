@@ -70,6 +70,19 @@ class TestRandomNumbers(unittest.TestCase):
             rest = read(dataset, start=3)
             self.assertEqual(rest, {index: expected[index] for index in rest})
 
+    def test_a_set_that_seldom_draws_from_python_or_numpy(self):
+        class Seldom(Noise):
+            def __getitem__(self, index):
+                noise = random.random() if index == 3 else np.random.rand() if index == 19 else 0.0
+                return {"index": index, "noise": torch.tensor([noise, torch.rand(()).item()])}
+
+        every = read(Noise())
+        for worker in (0, 2):
+            found = read(Seldom(), worker=worker)
+            expected = {index: [0.0, torch_noise] for index, (_, _, torch_noise) in every.items()}
+            expected |= {3: every[3][::2], 19: every[19][1:]}
+            self.assertEqual(found, expected)
+
     def test_persistent_workers_see_the_epoch(self):
         loader = make_loader(Noise(), 4, worker=1, training=True, seed=3)
         for epoch in (0, 1, 0):
@@ -136,6 +149,10 @@ class TestBrokenSamples(unittest.TestCase):
         for worker in (0, 2):
             with self.assertRaisesRegex(RunError, "more than dataset.bad_sample_limit, 2"):
                 read(Broken(), worker=worker, replace=True, limit=2)
+
+    def test_a_batch_that_is_read_twice_counts_once(self):
+        (batch,) = make_loader(Broken(), 23, replace=True, limit=4)  # 5 is also read in the place of 4
+        self.assertEqual(batch["index"].tolist(), [{4: 6, 5: 6, 17: 18}.get(i, i) for i in range(23)])
 
     def test_nothing_can_be_read(self):
         class AllBroken(Broken):

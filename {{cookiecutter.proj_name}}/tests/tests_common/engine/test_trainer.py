@@ -268,6 +268,26 @@ class TestCompile(unittest.TestCase):
         self.assertEqual(set(state["model"]), {"0.weight", "0.bias", "2.weight", "2.bias"})
 
 
+    def test_modes(self):
+        for value, mode in ((True, None), ("reduce-overhead", "reduce-overhead")):
+            trainer = toy.ToyEpochTrainer(toy.make_config({"compile": value}, None, {"epoch": 1}), toy.make_session(self))
+            with mock.patch("torch.compile", side_effect=lambda model, mode: model) as compiling:
+                trainer.run()
+            compiling.assert_called_once_with(trainer._bare["main"], mode=mode)
+
+
+class TestChannelsLast(unittest.TestCase):
+    """One key for the layout of convolutions' weights."""
+
+    def test_convolutions_alone(self):
+        trainer = toy.ToyEpochTrainer(toy.make_config({"channels_last": True}), toy.make_session(self))
+        trainer.register_model(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 2)))
+        convolution, _, linear = trainer.model
+        self.assertTrue(convolution.weight.is_contiguous(memory_format=torch.channels_last))
+        self.assertFalse(convolution.weight.is_contiguous())
+        self.assertTrue(linear.weight.is_contiguous())
+
+
 class TestParameterGroups(unittest.TestCase):
     """Learning rates of their own for parts of a model."""
 
