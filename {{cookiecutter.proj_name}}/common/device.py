@@ -21,7 +21,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], data: Any) -> Any:
 
 
 def move_to(data: Any, device: torch.device) -> Any:
-    """Return the data with every tensor in it on the device; from pinned memory the copy runs beside the computation."""
+    """Return the data with its tensors on the device; from pinned memory the copy runs beside the computation."""
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), data)
 
 

@@ -196,8 +196,8 @@ class TrainerConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or mixed precision: bf16, or fp16 with loss scaling."""
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
-    """Compile the model with torch.compile; in its mode reduce-overhead it runs as CUDA graphs on a GPU, in max-autotune
-    kernels are chosen by trying them."""
+    """Compile the model with torch.compile; in its mode reduce-overhead as CUDA graphs on a GPU, in max-autotune with
+    kernels that are chosen by trying them."""
     channels_last: bool = False
     """Keep the channels of images last in memory, which GPUs convolve faster, most of all in bf16 and fp16."""
     activation_checkpointing: bool = False

@@ -18,7 +18,6 @@ from common.distributed import get_data_rank, get_data_size, let_threads_rest
 from common.seed import derive_seed
 from common.signals import end_with_parent, overlook_children, pass_over_signals
 
-
 _SMALL = 1 << 18  # bytes: where a copy and shared memory take the same time
 _COPIED = {torch.from_numpy(np.empty(0, kind)).dtype for kind in "?bBhilefd"}  # what NumPy has too
 

@@ -33,8 +33,10 @@ class SampleReader(Dataset):
 
     Python's, NumPy's and torch's random numbers are seeded for each sample from (seed, epoch, index), so that
     augmentation depends neither on the number of workers nor on where a run was cut; a set with ``__getitems__`` is
-    seeded once a batch, from its first index. The trainer's own random numbers are left as they were. Seeding Python's
-    and NumPy's takes longer than many a sample: it begins with the first batch that draws from them, which is read twice.
+    seeded once a batch, from its first index. The trainer's own random numbers are left as they were.
+
+    Seeding Python's and NumPy's takes longer than many a sample: that begins with the first batch that draws from them,
+    which is read twice.
 
     Args:
         dataset: Map-style. Its ``path(index)``, if it has one, is named where a sample cannot be read.

@@ -267,10 +267,10 @@ class TestCompile(unittest.TestCase):
         state = read_checkpoint(trainer.session.folder / "checkpoints" / "final.pt")
         self.assertEqual(set(state["model"]), {"0.weight", "0.bias", "2.weight", "2.bias"})
 
-
     def test_modes(self):
         for value, mode in ((True, None), ("reduce-overhead", "reduce-overhead")):
-            trainer = toy.ToyEpochTrainer(toy.make_config({"compile": value}, None, {"epoch": 1}), toy.make_session(self))
+            config = toy.make_config({"compile": value}, None, {"epoch": 1})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
             with mock.patch("torch.compile", side_effect=lambda model, mode: model) as compiling:
                 trainer.run()
             compiling.assert_called_once_with(trainer._bare["main"], mode=mode)
