@@ -1,43 +1,33 @@
-"""Parts of the engine beside the same by hand: python benchmarks/parts.py
+"""What ten loss terms, metrics and parameter groups cost the engine: python benchmarks/parts.py
 
-A validation pass; and what a step of `small` (784-512-512-10, batch 64) costs more than by hand with one and with ten
-loss terms, metrics and parameter groups. All in one process, by turns; told are medians.
+A step and a batch of validation of `small` (784-512-512-10, batch 64) beside the same by hand, in one process, by
+turns; told are medians.
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn, optim
-from work import CLIP, LR, PROJECT, mlp
-
-sys.path.insert(0, str(PROJECT))
-
+from engines.ours import Accuracy
 from loguru import logger
+from torch import nn, optim
+from work import CLIP, LR, mlp
 
 from common.engine import IterBasedTrainer
 from common.launch import Session, keep_freed_memory
 from common.losses import LossSet
-from common.metrics import MeanMetric, MetricSet
+from common.metrics import MetricSet
 from common.optim import build_optimizer
 from common.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
 
 BATCH, STEPS, ROUNDS = 64, 100, 9
-
-
-class Accuracy(MeanMetric):
-    """Share of right guesses."""
-
-    def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
-        """Return whether each sample is right."""
-        return output_dict["logits"].argmax(1) == data_dict["y"]
 
 
 class Trainer(IterBasedTrainer):
@@ -117,16 +107,16 @@ def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:
     return run
 
 
-def validate_by_hand(model: nn.Module, batches: list[dict]) -> None:
-    """Sum the loss and the right guesses over a set."""
+def validate_by_hand(model: nn.Module, batches: list[dict], metrics: int) -> None:
+    """Sum the loss and the right guesses over a set, the latter so many times."""
     model.eval()
-    loss, right, count = 0.0, 0, 0
+    loss, right = 0.0, [0] * metrics
     with torch.no_grad():
         for batch in batches:
             logits = model(batch["x"])
             loss += nn.functional.cross_entropy(logits, batch["y"]).item() * len(logits)
-            right += (logits.argmax(1) == batch["y"]).sum().item()
-            count += len(logits)
+            for i in range(metrics):
+                right[i] += (logits.argmax(1) == batch["y"]).sum().item()
     model.train()
 
 
@@ -141,6 +131,12 @@ def by_turns(*functions: Callable[[], None]) -> list[float]:
     return [statistics.median(own[1:]) for own in times]
 
 
+def tell(what: str, ours: float, hand: float) -> None:
+    """Print what the engine costs more than by hand, of the seconds of all steps."""
+    steps = f"{1e6 * ours / STEPS:.0f} µs, by hand {1e6 * hand / STEPS:.0f}"
+    print(f"{what}: {steps}: engine {1e6 * (ours - hand) / STEPS:+.0f} µs, {(ours - hand) / ours:+.1%}")
+
+
 def main() -> None:
     """Measure and print."""
     logging.disable()
@@ -149,19 +145,15 @@ def main() -> None:
     torch.set_num_threads(1)
     batches = [{"x": torch.randn(BATCH, 784), "y": torch.randint(10, (BATCH,))} for _ in range(STEPS)]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(Path(folder, "validation"), batches)
-        ours, hand = by_turns(lambda: trainer._validate(), lambda: validate_by_hand(trainer._bare["main"], batches))
-        print(f"validation: {1e6 * ours / STEPS:.0f} µs a batch, by hand {1e6 * hand / STEPS:.0f}: {ours / hand:.3f}")
-        costs = {}
-        for what in ("one of each", "terms", "metrics", "groups"):
-            numbers = {} if what == "one of each" else {what: 10}
+        for what in ("one of each", "ten terms", "ten groups"):
+            numbers = {word: 10 for word in ("terms", "groups") if what.endswith(word)}
             trainer = make_trainer(Path(folder, what), batches, **numbers)
             plain = by_hand(batches, numbers.get("terms", 1), numbers.get("groups", 1))
-            ours, hand = by_turns(lambda t=trainer: by_the_engine(t, batches), plain)
-            costs[what] = (ours - hand) / STEPS
-            name = f"ten {what}" if numbers else what
-            print(f"{name}: {1e6 * ours / STEPS:.0f} µs a step, by hand {1e6 * hand / STEPS:.0f}: ", end="")
-            print(f"engine {1e6 * costs[what]:+.0f} µs, {costs[what] / (ours / STEPS):+.1%} of the step")
+            tell(f"a step, {what}", *by_turns(lambda t=trainer: by_the_engine(t, batches), plain))
+        for metrics in (1, 10):
+            trainer = make_trainer(Path(folder, f"{metrics}"), batches, metrics=metrics)
+            plain = partial(validate_by_hand, trainer._bare["main"], batches, metrics)
+            tell(f"a batch of validation, metrics {metrics}", *by_turns(lambda t=trainer: t._validate(), plain))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ WORKLOADS = {
     "compile": Workload("As small, compiled; the start is that with a warm cache.", ["hand_fused", "ours"]),
 }
 PARTS = {
-    "parts.py": "A validation, and ten loss terms, metrics and parameter groups",
+    "parts.py": "Ten loss terms, metrics and parameter groups",
     "checkpoints.py": "Saving and going on",
     "augmentation.py": "Augmentation of whole batches",
 }
