@@ -81,7 +81,7 @@ class Work:
     """What a loader reads; None for batches from a list."""
     worker: int = 0
     """Processes that load data."""
-    processes: int = 1
+    processes: int = int(os.environ.get("WORLD_SIZE", 1))
     """Processes that train together."""
     times: list[float] = field(default_factory=list)
     first_step_at: float = 0.0
@@ -167,7 +167,7 @@ WORK: dict[str, Callable[[], Work]] = {
     "conv": lambda: Work("conv", resnet18, (3, 32, 32), 64, 2),
     "loader": partial(tiny, "loader", source=InMemory),
     "augment": augment,
-    "ddp": partial(small, "ddp", processes=2),
+    "ddp": partial(small, "ddp"),
     "validation": partial(small, "validation", blocks=40),
 }
 WORK |= {name: partial(small, name, feature=name) for name in ("accumulate", "ema", "bf16", "compile")}

@@ -2,15 +2,18 @@
 
 import sys
 import unittest
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.datasets import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer
 from common.launch import Session
 from common.models import MLP
 from common.optim import build_optimizer, build_scheduler
+from common.updater import Updater
 from tests.tests_common.engine import toy
 
 FIRST, LAST = 60, 160  # the iterations that are watched; the 100th and the 150th are logged
@@ -70,8 +73,51 @@ class TestCalls(unittest.TestCase):
         self.assertLessEqual(made, LIMIT)
 
 
-@unittest.skipUnless(torch.cuda.is_available(), "needs a GPU")
+class Behind(Updater):
+    """An updater as on a GPU, which computes behind the host: to read a value there is to wait."""
+
+    def __init__(self, *arguments, **keys):
+        super().__init__(*arguments, **keys)
+        self._device_decides, self._on_cpu = True, False
+
+    def _send(self, finite):
+        return finite
+
+    def _receive(self, moved):
+        return True
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the host reads from tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
 class TestSyncs(unittest.TestCase):
+    def test_a_step_that_is_not_logged_reads_no_value(self):
+        with mock.patch("common.engine.trainer_parts.Updater", Behind):
+            trainer, reads = make(self), {}
+            step = trainer._run_iteration
+
+            def watched(epoch, iteration, data_dict):
+                with Reads() as mode:
+                    step(epoch, iteration, data_dict)
+                reads[iteration + 1] = mode.count
+
+            trainer._run_iteration = watched
+            trainer.run()
+        logged = {step: reads.pop(step) for step in (50, 100, 150, 200)}
+        self.assertTrue(all(logged.values()))
+        del reads[1]  # in which the optimizer allots its state, and so the host decides
+        self.assertEqual(set(reads.values()), {0})
+
+    @unittest.skipUnless(torch.cuda.is_available(), "needs a GPU")
     def test_a_step_that_is_not_logged_waits_for_nothing(self):
         trainer = make(self, "cuda")
         step = trainer._run_iteration
