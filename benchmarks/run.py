@@ -2,8 +2,9 @@
 
 Each engine does the same work on the same model and batches, with the same optimizer, clipping, schedule and logging,
 in fresh processes that take turns. Told are microseconds a step: the median over the rounds of each process's median
-block of 50 steps, the smallest block, and the ratio to the usual loop by hand; seconds from the process's start to the
-end of its first step; and its peak memory. The peers are installed into an environment of their own, benchmarks/.venv.
+block of 50 steps (of conv 10), the smallest block, and the ratio to the usual loop by hand; seconds from the process's
+start to the end of its first step; and its peak memory. The peers are installed into an environment of their own,
+benchmarks/.venv.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -94,9 +96,9 @@ def run_one(engine: str, name: str, began: float) -> None:
             result = sum(parameter.double().sum().item() for parameter in module.train(task, Path(folder)).parameters())
     if int(os.environ.get("RANK", 0)):
         return
-    blocks = [1e6 * (end - start) / work.LOG_EVERY for start, end in zip(task.times, task.times[1:], strict=False)]
+    blocks = [1e6 * (end - start) / task.block for start, end in itertools.pairwise(task.times)]
     measured = {
-        "blocks": blocks[min(SKIPPED, len(blocks) - 1) :],
+        "blocks": blocks[SKIPPED:],
         "start": task.first_step_at - began,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "result": result,

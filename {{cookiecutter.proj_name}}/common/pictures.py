@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,16 +80,21 @@ def colour_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
 
 @dataclass
 class ShownSample:
-    """One sample as an evaluation shows it."""
+    """One sample as an evaluation shows it; its pictures are drawn where somebody looks at them."""
 
-    pictures: dict[str, torch.Tensor]
-    """(3, H, W) in [0, 1], by what they show."""
+    draw: Callable[[], dict[str, torch.Tensor]]
+    """Returns the pictures, (3, H, W) in [0, 1], by what they show."""
     title: str
     """What stands above them."""
     group: str = ""
     """The samples it stands with."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What a table says of it, beside its results."""
+
+    @cached_property
+    def pictures(self) -> dict[str, torch.Tensor]:
+        """The pictures, drawn once."""
+        return self.draw()
 
 
 def show_sample(data_dict: dict[str, Any], output_dict: dict[str, Any], result_dict: dict[str, Any]) -> ShownSample:
@@ -100,20 +107,26 @@ def show_sample(data_dict: dict[str, Any], output_dict: dict[str, Any], result_d
     """
     title = ", ".join(f"{name} {float(value):.2f}" for name, value in list(result_dict.items())[:1])
     if "image" not in data_dict or "logits" not in output_dict:
-        return ShownSample({}, title)
-    logits, pictures = output_dict["logits"].float(), {"image": as_pictures(data_dict["image"][None])[0]}
-    guess = predicted_classes(logits[None])
-    if "mask" in data_dict:
-        truth, classes = class_numbers(data_dict["mask"][None], logits[None]), max(2, len(logits))
-        pictures |= {"truth": colour_classes(truth, classes)[0], "prediction": colour_classes(guess, classes)[0]}
-        return ShownSample(pictures, title)
-    if "label" not in data_dict:
-        return ShownSample(pictures, title)
-    label, guess = int(data_dict["label"]), int(guess)
+        return ShownSample(dict, title)
+    draw = partial(_draw_sample, data_dict, output_dict["logits"])
+    if "mask" in data_dict or "label" not in data_dict:
+        return ShownSample(draw, title)
+    logits, label = output_dict["logits"].float(), int(data_dict["label"])
+    guess = int(predicted_classes(logits[None]))
     facts = {"label": label, "guess": guess, "confidence": float(logits.softmax(dim=0)[guess])}
     if guess == label:
-        return ShownSample(pictures, f"{guess}", "right", facts)
-    return ShownSample(pictures, f"{guess}, is {label}", "wrong", facts)
+        return ShownSample(draw, f"{guess}", "right", facts)
+    return ShownSample(draw, f"{guess}, is {label}", "wrong", facts)
+
+
+def _draw_sample(data_dict: dict[str, Any], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a sample's image and, if it has a mask, its truth and its prediction."""
+    pictures, logits = {"image": as_pictures(data_dict["image"][None])[0]}, logits[None].float()
+    if "mask" in data_dict:
+        masks = {"truth": class_numbers(data_dict["mask"][None], logits), "prediction": predicted_classes(logits)}
+        classes = max(2, logits.shape[1])
+        pictures |= {name: colour_classes(mask, classes)[0] for name, mask in masks.items()}
+    return pictures
 
 
 def sample_figure(rows: list[tuple[str, list[ShownSample]]]) -> Figure:

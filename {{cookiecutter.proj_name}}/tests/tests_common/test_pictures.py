@@ -70,7 +70,8 @@ class TestSamples(unittest.TestCase):
 
     def test_a_page(self):
         samples = [
-            ShownSample({"image": torch.rand(3, 8, 8), "truth": torch.rand(3, 8, 8)}, f"no. {i}") for i in range(3)
+            ShownSample(lambda: {"image": torch.rand(3, 8, 8), "truth": torch.rand(3, 8, 8)}, f"no. {i}")
+            for i in range(3)
         ]
         axes = sample_figure([("first", samples[:2]), ("second", samples[2:])]).axes
         self.assertEqual([len(axis.images) for axis in axes], [1, 1, 1, 1, 1, 1, 0, 0])
