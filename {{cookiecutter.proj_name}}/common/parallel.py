@@ -94,6 +94,8 @@ def place(model: nn.Module, device: torch.device, mesh: DeviceMesh | None, confi
         if device.type != "cuda":
             raise UserError(f"dist.sync_batchnorm: torch has it on GPUs only, found {device.type}")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.trainer.channels_last and mesh is not None:
+        raise UserError(f"trainer.channels_last: goes with strategy none, dp or ddp, found {config.dist.strategy}")
     if config.dist.cpu_offload and device.type == "cpu":
         raise UserError("dist.cpu_offload: offloads from a GPU, found cpu")
     if config.trainer.activation_checkpointing:

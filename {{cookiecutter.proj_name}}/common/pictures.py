@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +78,10 @@ def colour_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
 
 @dataclass
 class ShownSample:
-    """One sample as an evaluation shows it; its pictures are drawn where somebody looks at them."""
+    """One sample as an evaluation shows it."""
 
-    draw: Callable[[], dict[str, torch.Tensor]]
-    """Returns the pictures, (3, H, W) in [0, 1], by what they show."""
+    pictures: dict[str, torch.Tensor]
+    """(3, H, W) in [0, 1], by what they show; none where nobody will look at them."""
     title: str
     """What stands above them."""
     group: str = ""
@@ -91,42 +89,41 @@ class ShownSample:
     facts: dict[str, Any] = field(default_factory=dict)
     """What a table says of it, beside its results."""
 
-    @cached_property
-    def pictures(self) -> dict[str, torch.Tensor]:
-        """The pictures, drawn once."""
-        return self.draw()
 
-
-def show_sample(data_dict: dict[str, Any], output_dict: dict[str, Any], result_dict: dict[str, Any]) -> ShownSample:
-    """Return how one sample looks beside what a model makes of it; with no picture for other tasks.
+def describe_sample(data_dict: dict[str, Any], output_dict: dict[str, Any], result_dict: dict[str, Any]) -> ShownSample:
+    """Return what is to be said of one sample and of what a model makes of it, as yet without pictures.
 
     Args:
-        data_dict: ``image`` (1 or 3, H, W), and ``mask`` (H, W) or (1, H, W), or ``label`` ().
+        data_dict: ``label`` () for a classification.
         output_dict: ``logits`` (classes, ...).
         result_dict: Results by name; the first stands in the title, but for a label.
     """
-    title = ", ".join(f"{name} {float(value):.2f}" for name, value in list(result_dict.items())[:1])
-    if "image" not in data_dict or "logits" not in output_dict:
-        return ShownSample(dict, title)
-    draw = partial(_draw_sample, data_dict, output_dict["logits"])
-    if "mask" in data_dict or "label" not in data_dict:
-        return ShownSample(draw, title)
+    if "label" not in data_dict or "mask" in data_dict or "logits" not in output_dict:
+        return ShownSample({}, ", ".join(f"{name} {float(value):.2f}" for name, value in list(result_dict.items())[:1]))
     logits, label = output_dict["logits"].float(), int(data_dict["label"])
     guess = int(predicted_classes(logits[None]))
     facts = {"label": label, "guess": guess, "confidence": float(logits.softmax(dim=0)[guess])}
     if guess == label:
-        return ShownSample(draw, f"{guess}", "right", facts)
-    return ShownSample(draw, f"{guess}, is {label}", "wrong", facts)
+        return ShownSample({}, f"{guess}", "right", facts)
+    return ShownSample({}, f"{guess}, is {label}", "wrong", facts)
 
 
-def _draw_sample(data_dict: dict[str, Any], logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return a sample's image and, if it has a mask, its truth and its prediction."""
-    pictures, logits = {"image": as_pictures(data_dict["image"][None])[0]}, logits[None].float()
+def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return a sample's image and, if it has a mask, its truth and the prediction, each (3, H, W) in [0, 1], by name.
+
+    They hold on to nothing of the batch. For other tasks there are none.
+
+    Args:
+        data_dict: ``image`` (1 or 3, H, W), and ``mask`` (H, W) or (1, H, W).
+        output_dict: ``logits`` (classes, ...).
+    """
+    if "image" not in data_dict or "logits" not in output_dict:
+        return {}
+    pictures, logits = {"image": as_pictures(data_dict["image"][None])}, output_dict["logits"][None].float()
     if "mask" in data_dict:
         masks = {"truth": class_numbers(data_dict["mask"][None], logits), "prediction": predicted_classes(logits)}
-        classes = max(2, logits.shape[1])
-        pictures |= {name: colour_classes(mask, classes)[0] for name, mask in masks.items()}
-    return pictures
+        pictures |= {name: colour_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
+    return {name: picture[0].clone() for name, picture in pictures.items()}
 
 
 def sample_figure(rows: list[tuple[str, list[ShownSample]]]) -> Figure:

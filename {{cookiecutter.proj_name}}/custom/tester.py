@@ -9,7 +9,7 @@ from common.build import build_loader, build_metric
 from common.distributed import get_rank, master_only
 from common.engine import BatchTester
 from common.launch import Session
-from common.pictures import ShownSample, sample_figure, show_sample, write_picture
+from common.pictures import ShownSample, describe_sample, draw_sample, sample_figure, write_picture
 from common.schema import Config
 
 ACROSS = 2  # samples with several pictures beside each other on the page
@@ -45,14 +45,17 @@ class CustomTester(BatchTester):
 
     def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
         """Note what is to be said of a sample; keep the first few of each group, and write every so many to a file."""
-        sample, progress = show_sample(data_dict, output_dict, result_dict), self.config.progress
-        every, number = progress.sample_save_eval, len(self.rows) - 1
-        if every and number % every == 0 and sample.pictures and get_rank() == 0:
+        sample, progress = describe_sample(data_dict, output_dict, result_dict), self.config.progress
+        group, every, number = self.groups.setdefault(sample.group, []), progress.sample_save_eval, len(self.rows) - 1
+        is_written = every > 0 and number % every == 0 and get_rank() == 0
+        is_shown = len(group) < progress.max_samples_val
+        if is_written or is_shown:
+            sample.pictures = draw_sample(data_dict, output_dict)
+        if is_written and sample.pictures:
             self.write_sample(sample, self.rows[-1]["sample"])
-        self.rows[-1] |= sample.facts
-        group = self.groups.setdefault(sample.group, [])
-        if len(group) < progress.max_samples_val and sample.pictures:
+        if is_shown and sample.pictures:
             group.append(sample)
+        self.rows[-1] |= sample.facts
 
     def write_sample(self, sample: ShownSample, number: int) -> None:
         """Write a sample's pictures beside each other to ``samples/<number>.png``."""

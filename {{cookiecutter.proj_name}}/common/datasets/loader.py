@@ -18,8 +18,7 @@ from common.distributed import get_data_rank, get_data_size, let_threads_rest
 from common.seed import derive_seed
 from common.signals import end_with_parent, overlook_children, pass_over_signals
 
-_SMALL = 1 << 18  # bytes: where a copy and shared memory take the same time
-_COPIED = {torch.from_numpy(np.empty(0, kind)).dtype for kind in "?bBhilefd"}  # what NumPy has too
+_SMALL = 1 << 18  # bytes: beyond them shared memory is as fast as a copy
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
@@ -156,15 +155,19 @@ def collate(samples: Any) -> Any:
 
 def _to_hand_over(tensor: torch.Tensor) -> Any:
     """Return what a worker sends for a tensor: a small one is copied, which is faster than to share its memory."""
-    is_plain = tensor.dtype in _COPIED and type(tensor) is torch.Tensor and not tensor.requires_grad
-    return _Copied(tensor) if is_plain and tensor.nbytes <= _SMALL else tensor
+    try:
+        if type(tensor) is torch.Tensor and tensor.nbytes <= _SMALL:
+            return _Copied(tensor.numpy())
+    except (TypeError, RuntimeError):  # there is no such array, as of bfloat16 or of a sparse tensor
+        pass
+    return tensor
 
 
 class _Copied:
-    """A tensor that arrives by value at another process."""
+    """An array that arrives at another process as a tensor."""
 
-    def __init__(self, tensor: torch.Tensor):
-        self._tensor = tensor
+    def __init__(self, array: np.ndarray):
+        self._array = array
 
     def __reduce__(self):
-        return torch.from_numpy, (self._tensor.numpy(),)
+        return torch.from_numpy, (self._array,)

@@ -16,6 +16,8 @@ from common.errors import RunError
 from common.logger import add_log
 from common.seed import derive_seed, random_state_kept
 
+_NO_SAMPLE = -1  # in the place of an index
+
 
 class Batch(list):
     """A batch's indices, and the epoch they are read in."""
@@ -91,17 +93,17 @@ class SampleReader(Dataset):
         """Return samples, each with its random numbers."""
         if not self._draws_widely.value:
             replaced = self._replaced.value
-            _seed(base, 0, widely=True)
-            samples = [self._read(index, base) for index in indices]
-            if _is_untouched(base, 0):
+            _seed(base, _NO_SAMPLE, widely=True)
+            samples = [self._read(index, base, widely=False) for index in indices]
+            if _is_untouched(base):
                 return samples
             self._draws_widely.value, self._replaced.value = True, replaced
-        return [self._read(index, base) for index in indices]
+        return [self._read(index, base, widely=True) for index in indices]
 
-    def _read(self, index: int, base: int) -> Any:
+    def _read(self, index: int, base: int, widely: bool) -> Any:
         """Return a sample, or the next one that can be read in its place."""
         for _ in range(len(self)):
-            _seed(base, index, self._draws_widely.value)
+            _seed(base, index, widely)
             try:
                 return self.dataset[index]
             except MemoryError:
@@ -137,8 +139,8 @@ def _seed(base: int, index: int, widely: bool) -> None:
         np.random.seed(seed)
 
 
-def _is_untouched(base: int, index: int) -> bool:
-    """Return whether nobody has drawn from Python's and NumPy's generators since they were seeded."""
+def _is_untouched(base: int) -> bool:
+    """Return whether nobody has drawn from Python's and NumPy's generators since they were seeded for no sample."""
     found = random.getrandbits(64), np.random.bytes(8)
-    _seed(base, index, widely=True)
+    _seed(base, _NO_SAMPLE, widely=True)
     return found == (random.getrandbits(64), np.random.bytes(8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from common.tools.project import import_package, make_parser, one_line_errors, read_words
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             for shown, mask in zip(pictures, colour_classes(masks, max(2, int(masks.max()) + 1)), strict=True):
                 shown["mask"] = mask
         labels = [str(int(label)) for label in batch["label"]] if "label" in batch else [""] * len(pictures)
-        samples = [ShownSample(partial(dict, shown), label) for shown, label in zip(pictures, labels, strict=False)]
+        samples = [ShownSample(shown, label) for shown, label in zip(pictures, labels, strict=False)]
         across = 4 if "mask" in batch else 8
         rows = [("", samples[i : i + across]) for i in range(0, len(samples), across)]
         sample_figure(rows).savefig(words.out, dpi=150)

@@ -1,6 +1,7 @@
 """Strategies: which goes with what. The tests of the engine train by each of them."""
 
 import unittest
+from unittest import mock
 
 import torch
 from torch import nn
@@ -55,6 +56,11 @@ class TestOneProcess(unittest.TestCase):
         config = toy.make_config(dist=DistConfig(sync_batchnorm=True))
         with self.assertRaisesRegex(UserError, "dist.sync_batchnorm: torch has it on GPUs only, found cpu"):
             place(nn.BatchNorm1d(1), CPU, None, config)
+
+    def test_channels_last_is_for_whole_parameters(self):
+        config = toy.make_config({"channels_last": True}, dist=DistConfig(strategy="fsdp"))
+        with self.assertRaisesRegex(UserError, "channels_last: goes with strategy none, dp or ddp, found fsdp"):
+            place(nn.Conv2d(1, 1, 1), CPU, mock.Mock(), config)
 
 
 class TestActivationCheckpointing(unittest.TestCase):

@@ -4,7 +4,15 @@ import unittest
 
 import torch
 
-from common.pictures import ShownSample, as_pictures, colour_classes, draw_samples, sample_figure, show_sample
+from common.pictures import (
+    ShownSample,
+    as_pictures,
+    colour_classes,
+    describe_sample,
+    draw_sample,
+    draw_samples,
+    sample_figure,
+)
 
 
 class TestBatches(unittest.TestCase):
@@ -53,25 +61,30 @@ class TestSamples(unittest.TestCase):
     def test_a_label(self):
         data = {"image": torch.rand(1, 4, 4), "label": torch.tensor(2)}
         for logits, group, title in (([0.0, 0, 3], "right", "2"), ([3.0, 0, 0], "wrong", "0, is 2")):
-            sample = show_sample(data, {"logits": torch.tensor(logits)}, {})
+            sample = describe_sample(data, {"logits": torch.tensor(logits)}, {})
             self.assertEqual((sample.group, sample.title), (group, title))
             self.assertEqual((sample.facts["label"], sample.facts["guess"]), (2, int(title[0])))
             self.assertAlmostEqual(sample.facts["confidence"], 0.9094, places=4)
 
     def test_a_mask(self):
         data = {"image": torch.rand(3, 4, 4), "mask": torch.ones(1, 4, 4)}
-        sample = show_sample(data, {"logits": torch.full((1, 4, 4), -1.0)}, {"iou": torch.tensor(0.25)})
-        self.assertEqual((sample.title, list(sample.pictures)), ("iou 0.25", ["image", "truth", "prediction"]))
-        self.assertTrue(sample.pictures["truth"].eq(1).all() and sample.pictures["prediction"].eq(0).all())
+        output = {"logits": torch.full((1, 4, 4), -1.0)}
+        self.assertEqual(describe_sample(data, output, {"iou": torch.tensor(0.25)}).title, "iou 0.25")
+        pictures = draw_sample(data, output)
+        self.assertEqual(list(pictures), ["image", "truth", "prediction"])
+        self.assertTrue(pictures["truth"].eq(1).all() and pictures["prediction"].eq(0).all())
+        data["image"].zero_()  # of which the picture is no view
+        self.assertTrue(pictures["image"].any())
 
     def test_other_tasks(self):
-        sample = show_sample({"x": torch.zeros(1)}, {"y": torch.zeros(1)}, {"error": 0.5})
+        data, output = {"x": torch.zeros(1)}, {"y": torch.zeros(1)}
+        sample = describe_sample(data, output, {"error": 0.5})
         self.assertEqual((sample.pictures, sample.title, sample.facts), ({}, "error 0.50", {}))
+        self.assertEqual(draw_sample(data, output), {})
 
     def test_a_page(self):
         samples = [
-            ShownSample(lambda: {"image": torch.rand(3, 8, 8), "truth": torch.rand(3, 8, 8)}, f"no. {i}")
-            for i in range(3)
+            ShownSample({"image": torch.rand(3, 8, 8), "truth": torch.rand(3, 8, 8)}, f"no. {i}") for i in range(3)
         ]
         axes = sample_figure([("first", samples[:2]), ("second", samples[2:])]).axes
         self.assertEqual([len(axis.images) for axis in axes], [1, 1, 1, 1, 1, 1, 0, 0])

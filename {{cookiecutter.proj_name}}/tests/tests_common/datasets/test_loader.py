@@ -4,8 +4,10 @@ import unittest
 from unittest import mock
 
 import torch
+from torch import nn
 
 from common.datasets import ArrayDataset, PositionedBatchSampler, make_loader
+from common.datasets.loader import _to_hand_over
 
 
 def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
@@ -127,7 +129,6 @@ class TestLoader(unittest.TestCase):
             "small": torch.arange(6).reshape(2, 3).t(),  # not contiguous
             "large": torch.arange(70_000.0),
             "bf16": torch.ones(2, dtype=torch.bfloat16),
-            "complex": torch.ones(2, dtype=torch.complex64),
         }
 
         class Whole(torch.utils.data.Dataset):
@@ -140,11 +141,16 @@ class TestLoader(unittest.TestCase):
         for batch in make_loader(Whole(), 1, worker=1):
             for name, tensor in tensors.items():
                 self.assertTrue(batch[name].equal(tensor))
-                self.assertEqual(batch[name].is_shared(), name != "small")
+            self.assertFalse(batch["small"].is_shared())
+            self.assertTrue(batch["large"].is_shared() and batch["bf16"].is_shared())
             small, (flag, text) = batch["nested"]
             self.assertTrue(small.equal(tensors["small"]) and flag.item() and text == "text")
             small.add_(1)  # an array that may be written to
             self.assertFalse(flag.is_shared())
+
+    def test_what_cannot_be_copied_is_handed_over_as_torch_does(self):
+        for tensor in (torch.eye(3).to_sparse(), nn.Parameter(torch.ones(1)), torch.ones(1, requires_grad=True)):
+            self.assertIs(_to_hand_over(tensor), tensor)
 
     def test_tensors_of_different_lengths(self):
         with self.assertRaisesRegex(ValueError, "same number of samples, found {'x': 2, 'y': 3}"):
