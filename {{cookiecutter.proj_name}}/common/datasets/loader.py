@@ -85,13 +85,16 @@ class PositionedBatchSampler(Sampler[list[int]]):
 class Loader(DataLoader):
     """A loader that finds out where it is asked for a batch that a worker has died, which takes up to 5 s.
 
-    torch's own handler would raise that at once wherever Python may be, also within a step or a save.
+    torch's own handler would raise that at once wherever Python may be, also within a step or a save. Without workers
+    it makes the batches itself: torch's iterator takes as long as a batch from memory.
     """
 
     transform_batch: Callable[[dict], dict] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
+        if not self.num_workers and not self.pin_memory:
+            return (self.collate_fn(self.dataset.__getitems__(indices)) for indices in self.batch_sampler)
         if self.num_workers:
             let_threads_rest()
         batches = super().__iter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from common.logger import add_log
 from common.seed import derive_seed, random_state_kept
 
 _NO_SAMPLE = -1  # in the place of an index
+_seed_torch = torch.default_generator.manual_seed
 
 
 class Batch(list):
@@ -102,7 +104,7 @@ class SampleReader(Dataset):
 
     def _read(self, index: int, base: int, widely: bool) -> Any:
         """Return a sample, or the next one that can be read in its place."""
-        for _ in range(len(self)):
+        for tries in itertools.count(1):
             _seed(base, index, widely)
             try:
                 return self.dataset[index]
@@ -110,8 +112,9 @@ class SampleReader(Dataset):
                 raise
             except Exception as error:
                 self._pass_over(index, error)
+            if tries == len(self):
+                raise RunError(f"{self._where}: no sample can be read")
             index = (index + 1) % len(self)
-        raise RunError(f"{self._where}: no sample can be read")
 
     def _pass_over(self, index: int, error: Exception) -> None:
         """Count a broken sample, or raise if it may not be passed over."""
@@ -133,7 +136,7 @@ def _seed(base: int, index: int, widely: bool) -> None:
     Knuth's multiplicative hash spreads neighbouring indices.
     """
     seed = base ^ (index * 2654435761 % 2**32)
-    torch.default_generator.manual_seed(seed)
+    _seed_torch(seed)
     if widely:
         random.seed(seed)
         np.random.seed(seed)
