@@ -75,11 +75,11 @@ class PositionedBatchSampler(Sampler[list[int]]):
             mine = whole[self._rank :: self._world]
             yield Batch((mine if len(mine) else whole).tolist(), self._epoch)
 
-    def _order(self) -> torch.Tensor:
+    def _order(self) -> np.ndarray:
         if not self._shuffle:
-            return torch.arange(self._length)
+            return np.arange(self._length)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-        return torch.randperm(self._length, generator=generator)
+        return torch.randperm(self._length, generator=generator).numpy()
 
 
 class Loader(DataLoader):
