@@ -70,7 +70,10 @@ WORKLOADS = {
         ["hand", "hand_fused", "ours", *PEERS],
     ),
     "ddp": Workload("As small, on 2 processes.", ["hand", "hand_fused", "ours", *PEERS], 2),
-    "validation": Workload("As small, a pass with loss and accuracy.", ["hand", "ours", *PEERS]),
+    "validation": Workload(
+        "As small, a pass with loss and accuracy; the engine's own process makes a training step before.",
+        ["hand", "ours", *PEERS],
+    ),
     "accumulate": Workload("As small, with an optimizer step after every fourth batch.", ["hand_fused", "ours"]),
     "ema": Workload("As small, with an average of the weights.", ["hand_fused", "ours"]),
     "bf16": Workload("As small, in bf16 mixed precision.", ["hand_fused", "ours"]),
