@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from engines.hand import evaluate
 from engines.ours import Accuracy
 from loguru import logger
 from torch import nn, optim
@@ -107,19 +108,6 @@ def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:
     return run
 
 
-def validate_by_hand(model: nn.Module, batches: list[dict], metrics: int) -> None:
-    """Sum the loss and the right guesses over a set, the latter so many times."""
-    model.eval()
-    loss, right = 0.0, [0] * metrics
-    with torch.no_grad():
-        for batch in batches:
-            logits = model(batch["x"])
-            loss += nn.functional.cross_entropy(logits, batch["y"]).item() * len(logits)
-            for i in range(metrics):
-                right[i] += (logits.argmax(1) == batch["y"]).sum().item()
-    model.train()
-
-
 def by_turns(*functions: Callable[[], None]) -> list[float]:
     """Return the median seconds of each function."""
     times: list[list[float]] = [[] for _ in functions]
@@ -152,7 +140,7 @@ def main() -> None:
             tell(f"a step, {what}", *by_turns(lambda t=trainer: by_the_engine(t, batches), plain))
         for metrics in (1, 10):
             trainer = make_trainer(Path(folder, f"{metrics}"), batches, metrics=metrics)
-            plain = partial(validate_by_hand, trainer._bare["main"], batches, metrics)
+            plain = partial(evaluate, trainer._bare["main"], batches, metrics)
             tell(f"a batch of validation, metrics {metrics}", *by_turns(lambda t=trainer: t._validate(), plain))
 
 

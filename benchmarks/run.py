@@ -147,7 +147,6 @@ def measure(python: Path, name: str, engines: list[str], rounds: int) -> dict[st
             "smallest": min(block for one in processes for block in one["blocks"]),
             "start": statistics.median(one["start"] for one in processes),
             "memory": statistics.median(one["memory"] for one in processes),
-            "result": processes[0]["result"],
         }
         for engine, processes in found.items()
     }

@@ -19,7 +19,6 @@ PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.proj_name}}"
 sys.path.insert(0, str(PROJECT))
 
 LR, CLIP, LOG_EVERY = 1e-3, 1.0, 50  # Adam, the norm of the gradients, a cosine to 0 over the run, steps
-WORKERS = 2  # processes that load data, in the workloads that have such
 
 
 def mlp(*widths: int) -> nn.Module:
@@ -67,7 +66,6 @@ class Augmented(InMemory):
 class Work:
     """One workload, which is its own stream of batches; ``times`` gets the clock's reading before each block."""
 
-    name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     """Of a sample."""
@@ -139,36 +137,35 @@ class Work:
             yield batch
 
 
-def small(name: str, blocks: int = 12, **keys) -> Work:
+def small(blocks: int = 12, **keys) -> Work:
     """Return the workload with the model of ``small``."""
-    return Work(name, partial(mlp, 784, 512, 512, 10), (784,), 64, blocks, **keys)
+    return Work(partial(mlp, 784, 512, 512, 10), (784,), 64, blocks, **keys)
 
 
-def tiny(name: str, **keys) -> Work:
+def tiny(**keys) -> Work:
     """Return the workload with the model of ``tiny``."""
-    return Work(name, partial(mlp, 64, 64, 10), (64,), 32, 40, **keys)
+    return Work(partial(mlp, 64, 64, 10), (64,), 32, 40, **keys)
 
 
 def augment() -> Work:
     """Return a workload that waits for its data."""
     return Work(
-        "augment",
         lambda: nn.Sequential(nn.Flatten(), mlp(3 * 32 * 32, 64, 10)),
         (3, 32, 32),
         64,
         12,
         source=Augmented,
-        worker=WORKERS,
+        worker=2,
     )
 
 
 WORK: dict[str, Callable[[], Work]] = {
-    "tiny": partial(tiny, "tiny"),
-    "small": partial(small, "small"),
-    "conv": lambda: Work("conv", resnet18, (3, 32, 32), 64, 8, block=10),
-    "loader": partial(tiny, "loader", source=InMemory),
+    "tiny": tiny,
+    "small": small,
+    "conv": lambda: Work(resnet18, (3, 32, 32), 64, 8, block=10),
+    "loader": partial(tiny, source=InMemory),
     "augment": augment,
-    "ddp": partial(small, "ddp"),
-    "validation": partial(small, "validation", blocks=40),
+    "ddp": small,
+    "validation": partial(small, blocks=40),
 }
-WORK |= {name: partial(small, name, feature=name) for name in ("accumulate", "ema", "bf16", "compile")}
+WORK |= {name: partial(small, feature=name) for name in ("accumulate", "ema", "bf16", "compile")}

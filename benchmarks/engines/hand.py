@@ -48,14 +48,20 @@ def train(work, folder, fused=None):
     return model
 
 
-def validate(work, folder):
-    """Return the mean loss and the share of right guesses."""
-    model = work.model().eval()
-    loss, right, count = 0.0, 0, 0
+def evaluate(model, batches, metrics=1):
+    """Return the mean loss and the share of right guesses, the latter measured so many times."""
+    model.eval()
+    loss, right, count = 0.0, [0] * metrics, 0
     with torch.no_grad():
-        for batch in work:
+        for batch in batches:
             logits = model(batch["x"])
             loss += nn.functional.cross_entropy(logits, batch["y"]).item() * len(logits)
-            right += (logits.argmax(1) == batch["y"]).sum().item()
+            for i in range(metrics):
+                right[i] += (logits.argmax(1) == batch["y"]).sum().item()
             count += len(logits)
-    return {"loss": loss / count, "accuracy": right / count}
+    return {"loss": loss / count, "accuracy": right[0] / count}
+
+
+def validate(work, folder):
+    """Return the mean loss and the share of right guesses."""
+    return evaluate(work.model(), work)

@@ -8,21 +8,19 @@ from typing import Any
 import torch
 
 
-def map_tensors(function: Callable[[torch.Tensor], Any], data: Any) -> Any:
-    """Return the data with the function's result for every tensor in its dicts, lists and tuples."""
-    if isinstance(data, torch.Tensor):
-        return function(data)
-    if isinstance(data, dict):
-        return {key: map_tensors(function, value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        mapped = [map_tensors(function, value) for value in data]
-        return type(data)(*mapped) if hasattr(data, "_fields") else type(data)(mapped)
-    return data
-
-
 def move_to(data: Any, device: torch.device) -> Any:
-    """Return the data with its tensors on the device; from pinned memory the copy runs beside the computation."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), data)
+    """Return the data with every tensor in its dicts, lists and tuples on the device; the rest is left as it is.
+
+    From pinned memory the copy runs beside the computation.
+    """
+    if isinstance(data, torch.Tensor):
+        return data.to(device, non_blocking=True)
+    if isinstance(data, dict):
+        return {key: move_to(value, device) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        moved = [move_to(value, device) for value in data]
+        return type(data)(*moved) if hasattr(data, "_fields") else type(data)(moved)
+    return data
 
 
 def in_precision(function: Callable, device: torch.device, precision: str) -> Callable:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -93,10 +92,8 @@ def gather(value: Any) -> list[Any]:
     if not is_distributed():
         return [value]
     data = pickle.dumps(value)
-    message = np.zeros(_SHORT, np.uint8)
-    message[:_HEAD] = np.frombuffer(len(data).to_bytes(_HEAD, "big"), np.uint8)
-    message[_HEAD:][: len(data)] = np.frombuffer(data[: _SHORT - _HEAD], np.uint8)
-    sent = torch.from_numpy(message).to("cuda" if dist.get_backend() == "nccl" else "cpu")
+    message = bytearray((len(data).to_bytes(_HEAD, "big") + data)[:_SHORT].ljust(_SHORT, b"\0"))
+    sent = torch.frombuffer(message, dtype=torch.uint8).to("cuda" if dist.get_backend() == "nccl" else "cpu")
     received = [torch.empty_like(sent) for _ in range(get_world_size())]
     dist.all_gather(received, sent)
     texts = [one.cpu().numpy().tobytes() for one in received]

@@ -17,7 +17,8 @@ def map_nested(value: Any, change: Callable[[tuple, Any], Any], path: tuple = ()
     if isinstance(value, dict):
         return {key: map_nested(item, change, (*path, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map_nested(item, change, (*path, i)) for i, item in enumerate(value))
+        mapped = [map_nested(item, change, (*path, i)) for i, item in enumerate(value)]
+        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
     return value
 
 

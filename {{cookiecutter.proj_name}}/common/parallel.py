@@ -96,6 +96,8 @@ def place(model: nn.Module, device: torch.device, mesh: DeviceMesh | None, confi
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.trainer.channels_last and mesh is not None:
         raise UserError(f"trainer.channels_last: goes with strategy none, dp or ddp, found {config.dist.strategy}")
+    if config.trainer.channels_last and any(one.ndim == 5 for one in [*model.parameters(), *model.buffers()]):
+        raise UserError(f"trainer.channels_last: is for images, and {type(model).__name__} has weights of 5 dimensions")
     if config.dist.cpu_offload and device.type == "cpu":
         raise UserError("dist.cpu_offload: offloads from a GPU, found cpu")
     if config.trainer.activation_checkpointing:

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from common.datasets.sample_reader import Batch, SampleReader
-from common.device import map_tensors
 from common.distributed import get_data_rank, get_data_size, let_threads_rest
+from common.host_copy import map_nested
 from common.seed import derive_seed
 from common.signals import end_with_parent, overlook_children, pass_over_signals
 
@@ -153,17 +153,17 @@ def _start_worker(_number: int) -> None:
 def collate(samples: Any) -> Any:
     """Return a batch from samples, or the batch itself where the set already made one."""
     batch = samples if isinstance(samples, dict) else default_collate(samples)
-    return map_tensors(_to_hand_over, batch) if get_worker_info() else batch
+    return map_nested(batch, lambda _, value: _to_hand_over(value)) if get_worker_info() else batch
 
 
-def _to_hand_over(tensor: torch.Tensor) -> Any:
-    """Return what a worker sends for a tensor: a small one is copied, which is faster than to share its memory."""
+def _to_hand_over(value: Any) -> Any:
+    """Return what a worker sends: a small tensor is copied, which is faster than to share its memory."""
     try:
-        if type(tensor) is torch.Tensor and tensor.nbytes <= _SMALL:
-            return _Copied(tensor.numpy())
+        if type(value) is torch.Tensor and value.nbytes <= _SMALL:
+            return _Copied(value.numpy())
     except (TypeError, RuntimeError):  # there is no such array, as of bfloat16 or of a sparse tensor
         pass
-    return tensor
+    return value
 
 
 class _Copied:

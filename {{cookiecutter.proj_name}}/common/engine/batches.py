@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from common.device import map_tensors, move_to
+from common.device import move_to
+from common.host_copy import map_nested
 
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
@@ -56,11 +59,17 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
         if upcoming is not None:
             yield upcoming
         backend.current_stream().wait_stream(stream)
-        # So that the allocator does not reuse what was made on another stream while it is used on this one.
-        map_tensors(lambda tensor: tensor.is_cpu or tensor.record_stream(backend.current_stream()), copied)
+        map_nested(copied, partial(_keep_for, backend.current_stream()))
         upcoming = copied
     if upcoming is not None:
         yield upcoming
+
+
+def _keep_for(stream: torch.Stream, _path: tuple, value: Any) -> Any:
+    """Tell the allocator that a tensor made on another stream is used on this one, so that it does not reuse it."""
+    if isinstance(value, torch.Tensor) and not value.is_cpu:
+        value.record_stream(stream)
+    return value
 
 
 def stop_workers(loader: DataLoader | None) -> None:

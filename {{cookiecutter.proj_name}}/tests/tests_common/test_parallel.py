@@ -57,6 +57,10 @@ class TestOneProcess(unittest.TestCase):
         with self.assertRaisesRegex(UserError, "dist.sync_batchnorm: torch has it on GPUs only, found cpu"):
             place(nn.BatchNorm1d(1), CPU, None, config)
 
+    def test_channels_last_is_for_images(self):
+        with self.assertRaisesRegex(UserError, "channels_last: is for images, and Conv3d has weights of 5 dimensions"):
+            place(nn.Conv3d(1, 1, 1), CPU, None, toy.make_config({"channels_last": True}))
+
     def test_channels_last_is_for_whole_parameters(self):
         config = toy.make_config({"channels_last": True}, dist=DistConfig(strategy="fsdp"))
         with self.assertRaisesRegex(UserError, "channels_last: goes with strategy none, dp or ddp, found fsdp"):
