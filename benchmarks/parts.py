@@ -22,11 +22,11 @@ from torch import nn, optim
 from work import CLIP, LR, mlp
 
 from common.engine import IterBasedTrainer
-from common.launch import Session, keep_freed_memory
-from common.losses import LossSet
-from common.metrics import MetricSet
-from common.optim import build_optimizer
-from common.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
+from common.run.launch import Session, keep_freed_memory
+from common.optim.loss import LossSet
+from common.log.metric import MetricSet
+from common.optim.build import build_optimizer
+from common.config.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
 
 BATCH, STEPS, ROUNDS = 64, 100, 9
 

@@ -31,7 +31,7 @@ def mlp(*widths: int) -> nn.Module:
 
 def resnet18() -> nn.Module:
     """Return a ResNet-18 for ten classes."""
-    from common.models import ResNet
+    from common.vision.resnet import ResNet
 
     return ResNet(18, num_classes=10)
 

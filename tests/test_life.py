@@ -100,7 +100,7 @@ OWN_MODEL = '''"""A model of one's own."""
 
 from torch import nn
 
-from common.registry import MODEL_REGISTRY
+from common.config.registry import MODEL_REGISTRY
 
 
 @MODEL_REGISTRY.register()

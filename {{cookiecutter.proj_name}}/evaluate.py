@@ -1,15 +1,15 @@
 """Evaluate: python evaluate.py --config configs/eval.yaml --model_pt experiments/<name>/checkpoints/<file>.pt."""
 
-from common.config import load_config
+from common.config.load import load_config
 
 
 def main() -> None:
     """Evaluate the weights of a checkpoint on ``dataset.eval``."""
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
-    from common.build import build_model
-    from common.experiment import open_results
-    from common.launch import launch
+    from common.config.build import build_model
+    from common.run.launch import launch
+    from common.state.experiment import open_results
     from custom.tester import CustomTester
 
     with launch(config, open_results) as session:

@@ -1,13 +1,13 @@
 """Train: python train.py --config configs/default.yaml [--section.key value ...]."""
 
-from common.config import load_config
+from common.config.load import load_config
 
 
 def main() -> None:
     """Train what the command line's config describes."""
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
-    from common.launch import launch
+    from common.run.launch import launch
     from custom.trainer import TRAINERS
 
     with launch(config) as session:

@@ -3,12 +3,13 @@
 from torch import nn
 from work import CLIP, LOG_EVERY, LR, InMemory
 
-from common.datasets import ArrayDataset, make_loader
+from common.data import ArrayDataset, make_loader
 from common.engine import IterBasedTrainer
-from common.launch import launch
-from common.metrics import MeanMetric, MetricSet
-from common.optim import build_optimizer, build_scheduler
-from common.schema import Config, DirConfig, OptimConfig, ProgressConfig, TrainerConfig
+from common.run.launch import launch
+from common.log.base_metric import MeanMetric
+from common.log.metric import MetricSet
+from common.optim.build import build_optimizer, build_scheduler
+from common.config.schema import Config, DirConfig, OptimConfig, ProgressConfig, TrainerConfig
 
 
 class Accuracy(MeanMetric):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.build import build_loader, build_metric
-from common.distributed import get_rank, master_only
+from common.config.build import build_loader, build_metric
+from common.config.schema import Config
 from common.engine import BatchTester
-from common.launch import Session
-from common.pictures import ShownSample, describe_sample, draw_sample, sample_figure, write_picture
-from common.schema import Config
+from common.run.distributed import get_rank, master_only
+from common.run.launch import Session
+from common.vision.pictures import ShownSample, describe_sample, draw_sample, sample_figure, write_picture
 
 ACROSS = 2  # samples with several pictures beside each other on the page
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from common.build import build_loader, build_loss, build_metric, build_model
+from common.config.build import build_loader, build_loss, build_metric, build_model
+from common.config.schema import Config
 from common.engine import BaseTrainer, EpochBasedTrainer, IterBasedTrainer
-from common.launch import Session
-from common.optim import build_optimizer, build_scheduler
-from common.pictures import draw_samples
-from common.schema import Config
+from common.optim.build import build_optimizer, build_scheduler
+from common.run.launch import Session
+from common.vision.pictures import draw_samples
 from custom.tester import CustomTester
 
 

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import find_newest
-from common.checkpoint_file import read_checkpoint
+from common.config.schema import DistConfig
 from common.engine import BaseTrainer
-from common.launch import launch
-from common.schema import DistConfig
+from common.run.launch import launch
+from common.state.checkpoint import find_newest
+from common.state.file import read_checkpoint
 from tests.compare import differences, metrics_of
 from tests.tests_common.engine import rich
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.checkpoint_file import read_checkpoint
+from common.state.file import read_checkpoint
 
 _CLOCK = {"time", "iterations_per_second", "data_wait"}  # what a clock says is another in every run
 

@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.device import in_precision
-from common.distributed import gather_data, get_rank
-from common.engine.batches import find_sizes_at, find_transform, on_device
+from common.config.errors import UserError
+from common.config.schema import Config
+from common.data.batches import find_sizes_at, find_transform, on_device
 from common.engine.evaluating import evaluating
 from common.engine.hooks import Metrics
-from common.errors import UserError
-from common.launch import Session
-from common.logger import add_log
-from common.meters import Meters
-from common.schema import Config
-from common.sharding import is_spread
-from common.weights import read_weights
+from common.log.console import add_log
+from common.log.meters import Meters
+from common.run.device import in_precision
+from common.run.distributed import gather_data, get_rank
+from common.run.launch import Session
+from common.sharding.tensors import is_spread
+from common.state.weights import read_weights
 
 
 class BaseTester(ABC):

@@ -7,17 +7,17 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 
-from common import endpoints
-from common.engine.batches import stop_workers
+from common.config.errors import UserError, nearest
+from common.data.batches import stop_workers
 from common.engine.between_steps import BetweenSteps, is_due
 from common.engine.failures import explain
 from common.engine.report import closing_summary, format_scalars, start_banner
 from common.engine.trainer_parts import MAIN, part_name
-from common.errors import UserError, nearest
-from common.logger import add_log
-from common.parallel import set_gradient_sync
-from common.seed import random_state_kept
-from common.signals import Interrupted, handling
+from common.log import activations
+from common.log.console import add_log
+from common.run.seed import random_state_kept
+from common.run.signals import Interrupted, handling
+from common.sharding.parallel import set_gradient_sync
 
 
 class BaseTrainer(BetweenSteps):
@@ -142,7 +142,7 @@ class BaseTrainer(BetweenSteps):
             self._log_iteration(epoch, iteration)
         if closes_window:
             self._at_step_end()
-        endpoints.clear()
+        activations.clear()
         if self._advance_bar:
             self._advance_bar()
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from common import endpoints
-from common.distributed import barrier, gather, get_rank
-from common.engine.batches import find_sizes_at, find_transform, on_device
+from common.data.batches import find_sizes_at, find_transform, on_device
 from common.engine.evaluating import evaluating
 from common.engine.faults import Faults
 from common.engine.report import format_scalars
-from common.logger import add_log
-from common.meters import Meters
-from common.parallel import sync_buffers
-from common.seed import random_state_kept
-from common.signals import Interrupted
+from common.log import activations
+from common.log.console import add_log
+from common.log.meters import Meters
+from common.run.distributed import barrier, gather, get_rank
+from common.run.seed import random_state_kept
+from common.run.signals import Interrupted
+from common.sharding.parallel import sync_buffers
 
 _CONFER_EVERY = 1.0  # seconds
 
@@ -157,7 +157,7 @@ class BetweenSteps(Faults):
                 self.metric.update(output_dict, data_dict)
             if iteration == 0 and self.config.progress.save_progress_val:
                 self._draw("val", epoch, iteration, data_dict, output_dict)
-            endpoints.clear()
+            activations.clear()
         summary_dict = meters.summary() | (self.metric.compute() if self.metric else {})
         if self.metric and self.config.progress.save_progress_val:
             for name, figure in self.metric.draw().items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from common.data.batches import on_device, open_pass
 from common.engine.base_trainer import BaseTrainer
-from common.engine.batches import on_device, open_pass
 
 
 class EpochBasedTrainer(BaseTrainer):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from common.ema import EMA
+from common.optim.ema import EMA
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import traceback
 
 import torch
 
-from common.checkpoint import one_line
-from common.errors import RunError
+from common.config.errors import RunError
+from common.state.checkpoint import one_line
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from common.debug import check_gradients, dump_batch, gradient_table
-from common.distributed import any_rank
+from common.config.errors import RunError
+from common.diagnose.gradients import check_gradients, dump_batch, gradient_table
 from common.engine.trainer_parts import TrainerParts
-from common.errors import RunError
-from common.logger import add_log
-from common.updater import Place
+from common.log.console import add_log
+from common.optim.step import Place
+from common.run.distributed import any_rank
 
 _LOST_IN_A_ROW = 100
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from torch.utils.data import DataLoader
 
-from common.distributed import get_data_size, get_world_size
 from common.engine.trainer_parts import TrainerParts
-from common.experiment import describe_device
-from common.logger import add_log
+from common.log.console import add_log
+from common.run.distributed import get_data_size, get_world_size
+from common.state.experiment import describe_device
 
 
 def start_banner(trainer: TrainerParts) -> None:

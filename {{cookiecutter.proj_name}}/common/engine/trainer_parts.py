@@ -12,29 +12,29 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from common.checkpoint import Checkpointer
-from common.continuity import Continuity
-from common.device import in_precision
-from common.distributed import gather, get_data_size, get_rank, get_world_size, is_distributed
+from common.config.errors import UserError, nearest
+from common.config.schema import Config, OptimizerConfig
+from common.data.batches import find_sizes_at, find_transform
+from common.diagnose.profiled_steps import ProfiledSteps
 from common.engine.base_tester import BaseTester
-from common.engine.batches import find_sizes_at, find_transform
+from common.engine.best import Selection
 from common.engine.hooks import Metrics, TrainerHooks
-from common.engine.profiled_steps import ProfiledSteps
-from common.errors import UserError, nearest
-from common.experiment import back_up, look_at_space
-from common.launch import Session
-from common.logger import add_log
-from common.meters import Meters
-from common.monitor import open_monitor
-from common.parallel import gpu_numbers, place, wrap
-from common.progress import Progress
-from common.schema import Config, OptimizerConfig
-from common.seed import RandomState
-from common.selection import Selection
-from common.sharding import whole_model
-from common.signals import StopRequest
-from common.updater import Place, Scheduler, Updater
-from common.weights import load_matching, read_weights
+from common.log.console import add_log
+from common.log.curves import open_monitor
+from common.log.meters import Meters
+from common.log.progress import Progress
+from common.optim.step import Place, Scheduler, Updater
+from common.run.device import in_precision
+from common.run.distributed import gather, get_data_size, get_rank, get_world_size, is_distributed
+from common.run.launch import Session
+from common.run.seed import RandomState
+from common.run.signals import StopRequest
+from common.sharding.parallel import gpu_numbers, place, wrap
+from common.sharding.tensors import whole_model
+from common.state.checkpoint import Checkpointer
+from common.state.experiment import back_up, look_at_space
+from common.state.resume_check import Continuity
+from common.state.weights import load_matching, read_weights
 
 MAIN = "main"
 _STATE = ("epoch", "iteration", "total_iterations", "due", "keep", "drop")

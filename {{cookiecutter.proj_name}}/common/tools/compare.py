@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.config import load_config
+from common.config.load import load_config
 from common.tools.curves import read_curves
 from common.tools.project import make_parser, one_line_errors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common.errors import UserError
+from common.config.errors import UserError
 
 _PLACE = {"split", "epoch", "step", "time"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from common.errors import UserError
+from common.config.errors import UserError
 from common.tools.project import make_parser, make_steps, one_line_errors, read_words, tried_trainer
 
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float], list[float]]:
     """Return the rates and the smoothed losses, up to where the loss is four times its smallest."""
-    from common.engine.batches import open_pass
+    from common.data.batches import open_pass
 
     def batches():
         epoch = 0

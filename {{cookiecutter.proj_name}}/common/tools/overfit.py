@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     words, config = read_words(parser, argv)
     from torch.nn.modules.dropout import _DropoutNd
 
-    from common.engine.batches import open_pass
+    from common.data.batches import open_pass
 
     losses: list[float] = []
     with one_line_errors(), tried_trainer(config) as trainer:

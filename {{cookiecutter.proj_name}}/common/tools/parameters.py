@@ -8,8 +8,8 @@ from common.tools.project import import_package, make_parser, one_line_errors, r
 def main(argv: list[str] | None = None) -> None:
     """Print the table of the model that a config describes, or of each of several."""
     _, config = read_words(make_parser("parameters", __doc__), argv)
-    from common.build import build_model
-    from common.models import parameter_table
+    from common.config.build import build_model
+    from common.state.model import parameter_table
 
     with one_line_errors():
         import_package()

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.errors import UserError, nearest
+from common.config.errors import UserError, nearest
 from common.tools.curves import read_curves
 from common.tools.project import make_parser, one_line_errors
 

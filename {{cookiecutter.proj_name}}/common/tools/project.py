@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.config import load_config
-from common.errors import UserError
-from common.schema import Config
+from common.config.errors import UserError
+from common.config.load import load_config
+from common.config.schema import Config
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -67,7 +67,7 @@ def import_package() -> ModuleType:
 @contextmanager
 def tried_trainer(config: Config) -> Iterator[BaseTrainer]:
     """Give the trainer of a config, in a folder that goes away afterwards."""
-    from common.launch import launch
+    from common.run.launch import launch
 
     with tempfile.TemporaryDirectory() as folder, launch(config, lambda config: (Path(folder), None)) as session:
         yield import_package().TRAINERS[config.trainer.mode](config, session)
@@ -81,8 +81,8 @@ def make_steps(trainer: BaseTrainer, batches: Iterable[dict]) -> Iterator[float]
     """
     from torch.nn.utils import clip_grad_norm_
 
-    from common.device import in_precision, move_to
-    from common.engine.batches import find_transform
+    from common.data.batches import find_transform
+    from common.run.device import in_precision, move_to
 
     if len(trainer.optimizers) > 1:
         raise UserError("the tool tries one optimizer, and this trainer has several")

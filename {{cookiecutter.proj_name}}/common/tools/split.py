@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from common.errors import UserError
+from common.config.errors import UserError
 from common.tools.project import make_parser, one_line_errors
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="where to write the lists (default: the folder)")
     words = parser.parse_args(argv)
-    from common.datasets import split_groups
+    from common.data import split_groups
 
     with one_line_errors():
         files = sorted(path.relative_to(words.folder).as_posix() for path in words.folder.rglob(words.pattern))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.datasets import BaseDataset, read_image, split_groups
-from common.errors import UserError
-from common.registry import DATASET_REGISTRY
+from common.config.errors import UserError
+from common.config.registry import DATASET_REGISTRY
+from common.data import BaseDataset, read_image, split_groups
 
 SPLITS = ("train", "val", "eval")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from common.datasets import ArrayDataset
-from common.registry import DATASET_REGISTRY
+from common.config.registry import DATASET_REGISTRY
+from common.data import ArrayDataset
 
 # The seed and the number of samples of each split: other seeds, other pictures.
 SPLITS = {"train": (0, 800), "val": (1, 200), "eval": (2, 200)}

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.losses import DiceLoss
-from common.registry import LOSS_REGISTRY
+from common.config.registry import LOSS_REGISTRY
+from common.measures.dice_loss import DiceLoss
 
 
 @LOSS_REGISTRY.register()

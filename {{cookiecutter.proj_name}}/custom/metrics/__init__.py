@@ -1,5 +1,5 @@
 """Your metrics: a file here that registers a class is found by itself."""
 
-from common.registry import import_modules
+from common.config.registry import import_modules
 
 import_modules(__name__)

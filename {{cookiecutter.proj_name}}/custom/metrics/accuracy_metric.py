@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from common.metrics import MeanMetric
-from common.registry import METRIC_REGISTRY
+from common.config.registry import METRIC_REGISTRY
+from common.log.base_metric import MeanMetric
 
 
 @METRIC_REGISTRY.register()

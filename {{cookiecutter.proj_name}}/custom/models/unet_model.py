@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.models import BaseModel
-from common.registry import MODEL_REGISTRY
+from common.config.registry import MODEL_REGISTRY
+from common.state.model import BaseModel
 
 
 class ConvBlock(nn.Sequential):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from common.build import build_loader, build_loss, build_metric, build_model
-from common.datasets import ArrayDataset
-from common.errors import UserError
-from common.registry import DATASET_REGISTRY
-from common.schema import DatasetConfig
+from common.config.build import build_loader, build_loss, build_metric, build_model
+from common.config.errors import UserError
+from common.config.registry import DATASET_REGISTRY
+from common.config.schema import DatasetConfig
+from common.data import ArrayDataset
 from tests.tests_common.engine import toy
 
 PROJECT = Path(__file__).parents[2]
@@ -98,6 +98,6 @@ class TestTerms(unittest.TestCase):
 
 class TestStart(unittest.TestCase):
     def test_what_takes_long_to_load_is_loaded_where_it_is_used(self):
-        script = "import sys, common.build, common.engine, common.launch; print(*sys.modules)"
+        script = "import sys, common.config.build, common.engine, common.run.launch; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
         self.assertFalse({"kornia", "torchmetrics", "torchvision", "timm"} & set(done.stdout.split()))

@@ -11,9 +11,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from common.checkpoint import Checkpointer, find_checkpoint, find_newest
-from common.checkpoint_file import find_fault, read_checkpoint, write_durably
-from common.errors import RunError, UserError
+from common.config.errors import RunError, UserError
+from common.state.checkpoint import Checkpointer, find_checkpoint, find_newest
+from common.state.file import find_fault, read_checkpoint, write_durably
 
 
 class CheckpointTest(unittest.TestCase):
@@ -65,7 +65,7 @@ class TestCheckpointer(CheckpointTest):
             written.append(state["model"]["weight"].mean().item())
             write_durably(state, path)
 
-        with mock.patch("common.checkpoint.write_durably", slow):
+        with mock.patch("common.state.checkpoint.write_durably", slow):
             go.wait_for_training.side_effect = lambda: nn.init.constant_(self.model.weight, 7.0)
             nn.init.constant_(self.model.weight, 1.0)
             checkpointer.save("latest")
@@ -95,7 +95,10 @@ class TestCheckpointer(CheckpointTest):
     def test_deletes_nothing_while_the_new_one_is_not_proven(self):
         checkpointer = self.make(keep_last=1, stop_on_error=True)
         self.save(checkpointer, "epoch_001")
-        with mock.patch("common.checkpoint.find_fault", return_value="it is damaged"), self.assertRaises(RunError):
+        with (
+            mock.patch("common.state.checkpoint.find_fault", return_value="it is damaged"),
+            self.assertRaises(RunError),
+        ):
             self.save(checkpointer, "epoch_002")
         self.assertIn("epoch_001.pt", self.names())
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint_file import find_fault, read_checkpoint, read_plain, write_durably
-from common.errors import UserError
+from common.config.errors import UserError
+from common.state.file import find_fault, read_checkpoint, read_plain, write_durably
 
 
 class CodeOnLoad:

@@ -15,8 +15,8 @@ from unittest import mock
 
 import yaml
 
-from common.config import dump_config, load_config
-from common.schema import Config, OptimizerConfig
+from common.config.load import dump_config, load_config
+from common.config.schema import Config, OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = asdict(Config())

@@ -4,9 +4,9 @@ import unittest
 
 from loguru import logger
 
-from common.continuity import Continuity
-from common.errors import UserError
-from common.schema import DatasetConfig
+from common.config.errors import UserError
+from common.config.schema import DatasetConfig
+from common.state.resume_check import Continuity
 from tests.tests_common.engine import toy
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.debug import check_gradients, dump_batch, gradient_table
+from common.diagnose.gradients import check_gradients, dump_batch, gradient_table
 
 
 class TestGradients(unittest.TestCase):

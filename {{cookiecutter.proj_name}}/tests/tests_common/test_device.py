@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import torch
 
-from common.device import in_precision, move_to
+from common.run.device import in_precision, move_to
 
 Pair = namedtuple("Pair", ["left", "right"])
 

@@ -6,10 +6,10 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from common.elastic import adopt_slurm
-from common.errors import UserError
-from common.launch import wanted_processes
-from common.schema import DistConfig
+from common.config.errors import UserError
+from common.config.schema import DistConfig
+from common.run.launch import wanted_processes
+from common.run.processes import adopt_slurm
 from tests.tests_common.engine import toy
 
 STEP = {

@@ -5,7 +5,7 @@ import unittest
 import torch
 from torch import nn
 
-from common.ema import EMA
+from common.optim.ema import EMA
 
 
 class TestEMA(unittest.TestCase):

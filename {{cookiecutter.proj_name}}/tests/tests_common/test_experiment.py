@@ -11,10 +11,10 @@ from unittest import mock
 import torch
 from loguru import logger
 
-from common.checkpoint_file import write_durably
-from common.config import load_config
-from common.errors import UserError
-from common.experiment import back_up, describe_environment, look_at_space, open_experiment, open_results
+from common.config.errors import UserError
+from common.config.load import load_config
+from common.state.experiment import back_up, describe_environment, look_at_space, open_experiment, open_results
+from common.state.file import write_durably
 from tests.tests_common.engine import toy
 
 

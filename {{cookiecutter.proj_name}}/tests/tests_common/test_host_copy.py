@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from common.host_copy import HostCopy
+from common.state.host_copy import HostCopy
 
 
 class TestHostCopy(unittest.TestCase):

@@ -13,9 +13,9 @@ from unittest import mock
 
 from loguru import logger
 
-from common.errors import UserError
-from common.launch import choose_device, launch
-from common.signals import Interrupted
+from common.config.errors import UserError
+from common.run.launch import choose_device, launch
+from common.run.signals import Interrupted
 from tests.tests_common.engine import toy
 
 PROJECT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ RANKS = """
     import os, sys, torch
     import torch.distributed as dist
     from common import distributed as d
-    from common.meters import Meters
+    from common.log.meters import Meters
     from tests.tests_common.metrics.test_metrics import Value
 
     dist.init_process_group("gloo")

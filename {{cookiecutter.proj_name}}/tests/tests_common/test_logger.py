@@ -9,7 +9,7 @@ from unittest import mock
 
 from loguru import logger
 
-from common.logger import add_log, setup_logger
+from common.log.console import add_log, setup_logger
 
 
 class Terminal(io.StringIO):
@@ -27,7 +27,7 @@ class TestLogger(unittest.TestCase):
         console = io.StringIO() if console is None else console
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(console):
             file = Path(folder) / "train.log"
-            with mock.patch("common.logger.get_rank", lambda: rank):
+            with mock.patch("common.log.console.get_rank", lambda: rank):
                 setup_logger(file)
             for level in ("debug", "info", "Warning", "ERROR"):
                 add_log(f"a {level} {{not a field}}", level)

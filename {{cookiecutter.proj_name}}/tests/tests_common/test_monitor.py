@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.monitor import Monitor, NullMonitor
+from common.log.curves import Monitor, NullMonitor
 
 
 class TestMonitor(unittest.TestCase):

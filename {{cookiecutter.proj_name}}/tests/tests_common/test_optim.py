@@ -10,9 +10,15 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from common.errors import UserError
-from common.optim import build_optimizer, build_scheduler, clip_gradients_by_norm, clip_gradients_by_value, global_norm
-from common.schema import OptimizerConfig
+from common.config.errors import UserError
+from common.config.schema import OptimizerConfig
+from common.optim.build import (
+    build_optimizer,
+    build_scheduler,
+    clip_gradients_by_norm,
+    clip_gradients_by_value,
+    global_norm,
+)
 
 
 def step(optimizer):
@@ -43,7 +49,7 @@ class TestOptimizers(unittest.TestCase):
                 self.build(name)
 
     def test_the_learning_rate_follows_the_processes_only_if_told(self):
-        with mock.patch("common.optim.get_data_size", lambda: 4):
+        with mock.patch("common.optim.build.get_data_size", lambda: 4):
             for scaling, lr in (("none", 0.1), ("linear", 0.4)):
                 self.assertEqual(self.build("SGD", lr=0.1, lr_scaling=scaling).param_groups[0]["lr"], lr)
 

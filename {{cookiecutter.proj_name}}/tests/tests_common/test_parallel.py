@@ -6,9 +6,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from common.errors import UserError
-from common.parallel import choose_strategy, make_mesh, place, set_gradient_sync, wrap
-from common.schema import DistConfig
+from common.config.errors import UserError
+from common.config.schema import DistConfig
+from common.sharding.parallel import choose_strategy, make_mesh, place, set_gradient_sync, wrap
 from tests.tests_common.engine import toy
 from tests.tests_common.engine.spread import Net
 

@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from common.pictures import (
+from common.vision.pictures import (
     ShownSample,
     as_pictures,
     colour_classes,

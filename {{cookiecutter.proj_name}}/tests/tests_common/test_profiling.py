@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from common.errors import UserError
-from common.profiling import StepProfile, profile_runtime
+from common.config.errors import UserError
+from common.diagnose.profiling import StepProfile, profile_runtime
 from tests.tests_common.engine import toy
 
 
@@ -51,7 +51,7 @@ class TestStepProfile(ProfilingTest):
 
 class TestTrainer(ProfilingTest):
     def run_trainer(self, **debug):
-        from common.schema import DebugConfig
+        from common.config.schema import DebugConfig
 
         config = toy.make_config(progress={"epoch": 3, "iter_loss": 2}, debug=DebugConfig(**debug), batch_size=4)
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))

@@ -5,8 +5,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from common.errors import UserError
-from common.registry import LOSS_REGISTRY, Registry, import_modules
+from common.config.errors import UserError
+from common.config.registry import LOSS_REGISTRY, Registry, import_modules
 
 
 class TestRegistry(unittest.TestCase):

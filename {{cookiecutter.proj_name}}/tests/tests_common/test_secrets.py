@@ -2,7 +2,7 @@
 
 import unittest
 
-from common.secrets import find_secrets, hide, redact
+from common.config.secrets import find_secrets, hide, redact
 
 CONFIG = {
     "name": "run",

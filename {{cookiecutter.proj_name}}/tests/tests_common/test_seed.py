@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 import torch
 
-from common.seed import RandomState, seed_everything
+from common.run.seed import RandomState, seed_everything
 
 
 def draw():

@@ -3,8 +3,8 @@
 import math
 import unittest
 
-from common.errors import UserError
-from common.selection import Selection
+from common.config.errors import UserError
+from common.engine.best import Selection
 
 
 class TestSelection(unittest.TestCase):

@@ -13,11 +13,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from common.checkpoint import Checkpointer
-from common.checkpoint_file import find_fault, read_checkpoint, read_plain, write_durably
-from common.errors import UserError
-from common.sharding import local_parts, spread_like, whole_model, whole_optimizer
-from common.shards import SHARDS, read_stored
+from common.config.errors import UserError
+from common.sharding.files import SHARDS, read_stored
+from common.sharding.tensors import local_parts, spread_like, whole_model, whole_optimizer
+from common.state.checkpoint import Checkpointer
+from common.state.file import find_fault, read_checkpoint, read_plain, write_durably
 
 
 class Exploit:

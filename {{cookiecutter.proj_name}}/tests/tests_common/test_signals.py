@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from common.signals import (
+from common.run.signals import (
     Interrupted,
     StopRequest,
     end_at_once,
@@ -116,7 +116,7 @@ class TestProcess(unittest.TestCase):
         import sys, time
         from dataclasses import replace
         from pathlib import Path
-        from common.launch import launch
+        from common.run.launch import launch
         from tests.tests_common.engine import rich
 
         class Slow(rich.RichEpochTrainer):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from common.schema import OptimizerConfig
-from common.updater import Updater
+from common.config.schema import OptimizerConfig
+from common.optim.step import Updater
 
 
 class TestUpdater(unittest.TestCase):

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import UserError
-from common.weights import load_matching, read_weights
+from common.config.errors import UserError
+from common.state.weights import load_matching, read_weights
 
 
 class TestWeights(unittest.TestCase):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.build import build_loader
-from common.errors import RunError, UserError
-from common.schema import Config, DatasetConfig, DirConfig
+from common.config.build import build_loader
+from common.config.errors import RunError, UserError
+from common.config.schema import Config, DatasetConfig, DirConfig
 from custom.datasets.carvana_dataset import CarvanaDataset
 
 

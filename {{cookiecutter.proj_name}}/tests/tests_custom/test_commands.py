@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.checkpoint_file import read_checkpoint
+from common.state.file import read_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.config.errors import UserError
 from custom.datasets import fashion_mnist_dataset
 from custom.datasets.fashion_mnist_dataset import FashionMNISTDataset, read_idx
 

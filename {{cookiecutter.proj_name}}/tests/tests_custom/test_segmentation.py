@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from common.losses import DiceLoss
+from common.measures.dice_loss import DiceLoss
 from tests import slow
 from custom.losses.bce_dice_loss import BCEDice
 from custom.metrics.pixel_accuracy_metric import PixelAccuracy

@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from common.errors import UserError
+from common.config.errors import UserError
 from custom.datasets.shapes_dataset import SPLITS, ShapesDataset
 
 

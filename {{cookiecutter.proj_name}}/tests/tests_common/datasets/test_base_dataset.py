@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from common.datasets import check_labels, read_image, split_groups
-from common.errors import UserError
+from common.config.errors import UserError
+from common.data import check_labels, read_image, split_groups
 
 
 class TestSplits(unittest.TestCase):

@@ -9,8 +9,8 @@ import time
 import unittest
 from pathlib import Path
 
-from common.datasets import download
-from common.errors import UserError
+from common.config.errors import UserError
+from common.data import download
 
 CONTENT = bytes(range(256)) * 800
 MD5 = hashlib.md5(CONTENT).hexdigest()

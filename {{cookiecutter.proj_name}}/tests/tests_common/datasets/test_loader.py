@@ -6,8 +6,8 @@ from unittest import mock
 import torch
 from torch import nn
 
-from common.datasets import ArrayDataset, PositionedBatchSampler, make_loader
-from common.datasets.loader import _to_hand_over
+from common.data import ArrayDataset, PositionedBatchSampler, make_loader
+from common.data.loader import _to_hand_over
 
 
 def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
@@ -18,8 +18,8 @@ def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
 def make(length, batch_size, world, rank, epoch=0, start=0, **keys):
     """Return a rank's sampler, and its batches of indices."""
     with (
-        mock.patch("common.datasets.loader.get_data_rank", lambda: rank),
-        mock.patch("common.datasets.loader.get_data_size", lambda: world),
+        mock.patch("common.data.loader.get_data_rank", lambda: rank),
+        mock.patch("common.data.loader.get_data_size", lambda: world),
     ):
         sampler = PositionedBatchSampler(length, batch_size, **keys)
     sampler.set_position(epoch, start)

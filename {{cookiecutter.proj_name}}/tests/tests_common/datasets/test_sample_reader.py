@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.datasets import ArrayDataset, BaseDataset, make_loader
+from common.config.errors import RunError
+from common.data import ArrayDataset, BaseDataset, make_loader
 from common.engine.failures import explain
-from common.errors import RunError
 
 
 class Noise(BaseDataset):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from common.build import build_loader
-from common.datasets import ArrayDataset, BaseDataset, View, draw_rows
-from common.datasets.view import draws_random_numbers
-from common.errors import UserError
-from common.registry import DATASET_REGISTRY
-from common.schema import Config, DatasetConfig
-from common.transforms import Pipeline
+from common.config.build import build_loader
+from common.config.errors import UserError
+from common.config.registry import DATASET_REGISTRY
+from common.config.schema import Config, DatasetConfig
+from common.data import ArrayDataset, BaseDataset, View, draw_rows
+from common.data.subset import draws_random_numbers
+from common.vision.pipeline import Pipeline
 
 
 @DATASET_REGISTRY.register("PathsForViews")

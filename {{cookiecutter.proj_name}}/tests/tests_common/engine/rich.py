@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.datasets import BaseDataset, make_loader
+from common.data import BaseDataset, make_loader
 from common.engine import EpochBasedTrainer, IterBasedTrainer
-from common.metrics import MetricSet
-from common.optim import build_optimizer, build_scheduler
+from common.log.metric import MetricSet
+from common.optim.build import build_optimizer, build_scheduler
 from tests.tests_common.engine import toy
 
 EPOCHS, ITERATIONS = 3, 18

@@ -15,16 +15,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
-from common.datasets import make_loader
-from common.distributed import get_data_rank, share_samples
+from common.config.schema import DistConfig
+from common.data import make_loader
 from common.engine import EpochBasedTrainer
-from common.experiment import open_experiment
-from common.launch import Session, _leave_group, open_on_rank_0, start_process_group
-from common.metrics import MetricSet
-from common.optim import build_optimizer, build_scheduler
-from common.parallel import choose_strategy, make_mesh
-from common.schema import DistConfig
-from common.seed import seed_everything
+from common.log.metric import MetricSet
+from common.optim.build import build_optimizer, build_scheduler
+from common.run.distributed import get_data_rank, share_samples
+from common.run.launch import Session, _leave_group, open_on_rank_0, start_process_group
+from common.run.seed import seed_everything
+from common.sharding.parallel import choose_strategy, make_mesh
+from common.state.experiment import open_experiment
 from tests.tests_common.engine import toy
 
 PROJECT = Path(__file__).parents[3]

@@ -5,10 +5,10 @@ import unittest
 import torch
 from torch import nn
 
-from common.datasets import make_loader
-from common.device import move_to
+from common.data import make_loader
+from common.data.batches import on_device, prefetch
 from common.engine import EpochBasedTrainer
-from common.engine.batches import on_device, prefetch
+from common.run.device import move_to
 from tests.tests_common.engine import toy
 
 

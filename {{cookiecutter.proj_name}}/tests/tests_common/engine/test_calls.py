@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.datasets import ArrayDataset, make_loader
+from common.data import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer
-from common.launch import Session
-from common.models import MLP
-from common.optim import build_optimizer, build_scheduler
-from common.updater import Updater
+from common.optim.build import build_optimizer, build_scheduler
+from common.optim.step import Updater
+from common.run.launch import Session
+from common.vision.mlp import MLP
 from tests.tests_common.engine import toy
 
 FIRST, LAST = 60, 160  # the iterations that are watched; the 100th and the 150th are logged

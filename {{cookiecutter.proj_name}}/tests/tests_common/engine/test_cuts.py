@@ -7,9 +7,9 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from common.checkpoint import find_checkpoint
-from common.seed import seed_everything
-from common.signals import Interrupted
+from common.run.seed import seed_everything
+from common.run.signals import Interrupted
+from common.state.checkpoint import find_checkpoint
 from tests.compare import differences
 from tests.tests_common.engine import rich, toy
 

@@ -12,9 +12,9 @@ from tests.tests_common.engine import spread
 ENDING = """
     import os, signal, sys, time
     from torch.utils.data import DataLoader
-    from common.datasets.loader import collate
-    from common.distributed import get_rank
-    from common.launch import launch
+    from common.data.loader import collate
+    from common.run.distributed import get_rank
+    from common.run.launch import launch
     from tests.tests_common.engine import toy
     from tests.tests_common.engine.spread import SpreadTrainer, make_config
 

@@ -7,12 +7,12 @@ from multiprocessing import Pipe
 
 import torch
 
-from common.checkpoint import find_newest
-from common.checkpoint_file import read_checkpoint
-from common.datasets import make_loader
+from common.config.errors import RunError, UserError
+from common.data import make_loader
 from common.engine.failures import explain
-from common.errors import RunError, UserError
-from common.seed import seed_everything
+from common.run.seed import seed_everything
+from common.state.checkpoint import find_newest
+from common.state.file import read_checkpoint
 from tests.compare import differences
 from tests.tests_common.engine import rich, test_cuts, toy
 

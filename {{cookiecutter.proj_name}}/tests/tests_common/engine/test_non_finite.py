@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from common.errors import RunError
-from common.optim import build_optimizer
-from common.schema import DebugConfig, OptimizerConfig
-from common.signals import Interrupted
-from common.updater import Updater
+from common.config.errors import RunError
+from common.config.schema import DebugConfig, OptimizerConfig
+from common.optim.build import build_optimizer
+from common.optim.step import Updater
+from common.run.signals import Interrupted
 from tests.tests_common.engine import toy
 
 OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Adagrad", "NAdam")

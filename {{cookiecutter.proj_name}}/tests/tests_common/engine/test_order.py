@@ -6,7 +6,7 @@ from unittest import mock
 import torch
 from torch.optim.lr_scheduler import StepLR
 
-from common.datasets import make_loader
+from common.data import make_loader
 from common.engine import BatchTester, SingleTester
 from tests.tests_common.engine import toy
 

@@ -9,7 +9,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from common.checkpoint_file import read_checkpoint, read_plain
+from common.state.file import read_checkpoint, read_plain
 from tests.compare import differences
 
 PROJECT = Path(__file__).parents[3]
@@ -18,8 +18,8 @@ PROJECT = Path(__file__).parents[3]
 SCRIPT = """
     import sys
     import torch
-    from common.distributed import get_rank
-    from common.launch import launch
+    from common.run.distributed import get_rank
+    from common.run.launch import launch
     from tests.tests_common.engine import test_several_optimizers as gan
     from tests.tests_common.engine import toy
     from dataclasses import replace
@@ -46,8 +46,8 @@ SCRIPT = """
 CUT = """
     import os, signal, sys
     from dataclasses import replace
-    from common.distributed import get_rank
-    from common.launch import launch
+    from common.run.distributed import get_rank
+    from common.run.launch import launch
     from tests.tests_common.engine import rich
 
     name, folder, cut = sys.argv[1], sys.argv[2], int(sys.argv[3])

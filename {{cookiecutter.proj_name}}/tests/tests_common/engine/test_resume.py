@@ -5,9 +5,9 @@ import unittest
 
 import torch
 
-from common.checkpoint_file import read_checkpoint
-from common.errors import UserError
-from common.schema import Config
+from common.config.errors import UserError
+from common.config.schema import Config
+from common.state.file import read_checkpoint
 from tests.tests_common.engine import toy
 
 RICH = {

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.checkpoint_file import read_checkpoint
-from common.datasets import ArrayDataset, make_loader
+from common.config.errors import UserError
+from common.config.schema import OptimizerConfig
+from common.data import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer, IterBasedTrainer
-from common.errors import UserError
-from common.optim import build_optimizer, build_scheduler
-from common.schema import OptimizerConfig
-from common.seed import seed_everything
+from common.optim.build import build_optimizer, build_scheduler
+from common.run.seed import seed_everything
+from common.state.file import read_checkpoint
 from tests.tests_common.engine import toy
 
 NAMES = ("generator", "discriminator")

@@ -3,10 +3,10 @@
 import copy
 import unittest
 
-from common.checkpoint import Checkpointer, find_checkpoint
-from common.checkpoint_file import read_checkpoint, write_durably
-from common.errors import UserError
-from common.seed import seed_everything
+from common.config.errors import UserError
+from common.run.seed import seed_everything
+from common.state.checkpoint import Checkpointer, find_checkpoint
+from common.state.file import read_checkpoint, write_durably
 from tests.compare import differences
 from tests.tests_common.engine import rich, test_cuts, toy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint_file import read_checkpoint
+from common.state.file import read_checkpoint
 from tests import slow
 from tests.tests_common.engine import spread
 
@@ -29,7 +29,7 @@ EQUAL = """
 CHAIN = """
     import os, signal, sys
     from tests.tests_common.engine.spread import SpreadTrainer, make_config, train
-    from common.distributed import get_rank, get_world_size
+    from common.run.distributed import get_rank, get_world_size
 
     folder, name, strategy, cut = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -52,9 +52,10 @@ CHAIN = """
 VALIDATE = """
     import os, sys
     import torch
-    from common.datasets import make_loader
-    from common.distributed import gather_data
-    from common.metrics import BaseMetric, MetricSet
+    from common.data import make_loader
+    from common.run.distributed import gather_data
+    from common.log.base_metric import BaseMetric
+    from common.log.metric import MetricSet
     from tests.tests_common.engine import toy
     from tests.tests_common.engine.spread import SpreadTrainer, make_config, train
 

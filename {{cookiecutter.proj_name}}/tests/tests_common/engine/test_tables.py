@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.build import build_metric
-from common.datasets import BaseDataset, make_loader
+from common.config.build import build_metric
+from common.config.schema import Config, DistConfig
+from common.data import BaseDataset, make_loader
 from common.engine import BatchTester
-from common.launch import Session, launch
-from common.schema import Config, DistConfig
+from common.run.launch import Session, launch
 from tests import slow
 from tests.tests_common.engine.spread import run_script
 

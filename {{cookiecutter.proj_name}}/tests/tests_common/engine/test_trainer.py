@@ -9,9 +9,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from common import endpoints
-from common.checkpoint_file import read_checkpoint
-from common.errors import UserError
+from common.config.errors import UserError
+from common.log import activations as endpoints
+from common.state.file import read_checkpoint
 from tests.tests_common.engine import toy
 
 
@@ -360,7 +360,7 @@ class TestDebug(unittest.TestCase):
     """The debug mode."""
 
     def test_names_the_gradient_and_dumps_the_batch(self):
-        from common.schema import DebugConfig
+        from common.config.schema import DebugConfig
 
         class Broken(toy.ToyEpochTrainer):
             def after_backward(self, *arguments):
@@ -382,7 +382,7 @@ class TestDebug(unittest.TestCase):
     def test_prints_every_gradient(self):
         from loguru import logger
 
-        from common.schema import DebugConfig
+        from common.config.schema import DebugConfig
 
         lines = []
         handler = logger.add(lines.append)

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.datasets import ArrayDataset, make_loader
+from common.config.schema import CheckpointConfig, Config, OptimConfig, ProgressConfig, TrainerConfig
+from common.data import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer, IterBasedTrainer
-from common.launch import Session
-from common.metrics import MeanMetric, MetricSet
-from common.optim import build_optimizer, build_scheduler
-from common.schema import CheckpointConfig, Config, OptimConfig, ProgressConfig, TrainerConfig
-from common.seed import seed_everything
+from common.log.base_metric import MeanMetric
+from common.log.metric import MetricSet
+from common.optim.build import build_optimizer, build_scheduler
+from common.run.launch import Session
+from common.run.seed import seed_everything
 
 
 def make_config(trainer=None, optim=None, progress=None, checkpoint=None, **keys):

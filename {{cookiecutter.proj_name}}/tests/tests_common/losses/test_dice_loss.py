@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from common.losses import DiceLoss
+from common.measures.dice_loss import DiceLoss
 
 
 def reference(logits, target, smooth=1.0):

@@ -5,7 +5,7 @@ import unittest
 import torch
 from torch.nn import functional
 
-from common.losses import FocalLoss
+from common.measures.focal_loss import FocalLoss
 
 
 def reference(logits, target, gamma, alpha=None):

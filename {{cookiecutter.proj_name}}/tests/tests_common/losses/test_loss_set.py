@@ -5,8 +5,8 @@ import unittest
 import torch
 from torch import nn
 
-from common.errors import UserError
-from common.losses import LossSet
+from common.config.errors import UserError
+from common.optim.loss import LossSet
 
 
 class Whole(nn.Module):

@@ -5,7 +5,8 @@ import unittest
 
 import torch
 
-from common.metrics import MeanMetric, MetricSet
+from common.log.base_metric import MeanMetric
+from common.log.metric import MetricSet
 
 
 class Value(MeanMetric):

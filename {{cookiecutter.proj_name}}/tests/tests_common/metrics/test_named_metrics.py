@@ -6,8 +6,8 @@ import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score
 from torchmetrics.segmentation import DiceScore, MeanIoU
 
-from common.build import build_metric
-from common.errors import UserError
+from common.config.build import build_metric
+from common.config.errors import UserError
 
 
 def measure(section, *batches):

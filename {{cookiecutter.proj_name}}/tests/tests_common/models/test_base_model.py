@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import UserError
-from common.models import BaseModel, ResNet, parameter_table
-from common.models.pretrained import fetch_weights
+from common.config.errors import UserError
+from common.state.model import BaseModel, parameter_table
+from common.state.pretrained import fetch_weights
+from common.vision.resnet import ResNet
 
 
 class Small(BaseModel):

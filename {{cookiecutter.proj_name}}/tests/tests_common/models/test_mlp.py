@@ -5,7 +5,7 @@ import unittest
 import torch
 from torch import nn
 
-from common.models import MLP
+from common.vision.mlp import MLP
 
 
 class TestMLP(unittest.TestCase):

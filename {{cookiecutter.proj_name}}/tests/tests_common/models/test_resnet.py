@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from common.models import ResNet
+from common.vision.resnet import ResNet
 from tests.exported import check_compiled_and_exported
 
 

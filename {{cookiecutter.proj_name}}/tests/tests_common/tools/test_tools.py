@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.errors import UserError
+from common.config.errors import UserError
 from common.tools import compare, find_lr, plot, split
 from common.tools.curves import read_curves
 
@@ -21,11 +21,11 @@ NAMES = "compare find_lr overfit parameters plot show_batch split".split()
 
 TRAINER = """
 import torch
-from common.build import build_loader, build_loss, build_model
-from common.datasets import ArrayDataset
+from common.config.build import build_loader, build_loss, build_model
+from common.data import ArrayDataset
 from common.engine import EpochBasedTrainer
-from common.optim import build_optimizer
-from common.registry import DATASET_REGISTRY
+from common.optim.build import build_optimizer
+from common.config.registry import DATASET_REGISTRY
 
 @DATASET_REGISTRY.register()
 class Ones(ArrayDataset):

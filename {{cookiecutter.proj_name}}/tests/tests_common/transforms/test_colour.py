@@ -6,7 +6,7 @@ import unittest
 
 import torch
 
-from common.transforms import Pipeline
+from common.vision.pipeline import Pipeline
 
 GREY = torch.tensor([0.299, 0.587, 0.114])
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.datasets import BaseDataset, View, make_loader
-from common.errors import UserError
-from common.transforms import Pipeline
+from common.config.errors import UserError
+from common.data import BaseDataset, View, make_loader
+from common.vision.pipeline import Pipeline
 
 # A rectangle from row 6 to 15 and column 10 to 29, edges at 16 and 30.
 TOP, LEFT, BOTTOM, RIGHT = 6, 10, 16, 30

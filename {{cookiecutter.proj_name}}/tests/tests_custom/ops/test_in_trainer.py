@@ -17,8 +17,8 @@ SCRIPT = """
     from dataclasses import replace
     import torch
     from torch import nn
-    from common.launch import launch
-    from common.optim import build_optimizer
+    from common.run.launch import launch
+    from common.optim.build import build_optimizer
     from custom.ops.func import ScaleShiftReLU, add_matrix
     from tests.tests_common.engine import toy
 

@@ -1,0 +1,1 @@
+"""Room: looking for a fault, and for where the time goes."""

@@ -1,0 +1,1 @@
+"""Room: losses and metrics beyond the base classes."""

@@ -1,0 +1,42 @@
+"""The focal loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.config.registry import LOSS_REGISTRY
+
+
+@LOSS_REGISTRY.register()
+class FocalLoss(nn.Module):
+    """The cross-entropy, with less weight on what is right already: (1 - p)^gamma times.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection (2017).
+
+    Args:
+        gamma: How much less; 0 is the cross-entropy.
+        alpha: Weight of class 1 against class 0, in [0, 1], of a binary target. None: both 1.
+    """
+
+    def __init__(self, gamma: float = 2.0, alpha: float | None = None):
+        super().__init__()
+        self.gamma, self.alpha = gamma, alpha
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return a scalar, the mean over all elements.
+
+        Args:
+            logits: (batch, 1, ...) of a binary target, or (batch, classes, ...).
+            target: In the first case in [0, 1], of the same shape or without the channel; else int64 (batch, ...).
+        """
+        if logits.shape[1] == 1:
+            target = target.reshape(logits.shape).to(logits.dtype)
+            loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        else:
+            loss = functional.cross_entropy(logits, target, reduction="none")
+        focal = (-torch.expm1(-loss)) ** self.gamma * loss
+        if self.alpha is not None:
+            focal = focal * torch.where(target > 0.5, self.alpha, 1 - self.alpha)
+        return focal.mean()

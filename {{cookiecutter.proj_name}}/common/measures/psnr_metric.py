@@ -1,0 +1,35 @@
+"""The peak signal-to-noise ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from common.config.registry import METRIC_REGISTRY
+from common.data.lookup import pick
+from common.log.base_metric import MeanMetric
+
+
+@METRIC_REGISTRY.register()
+class PSNR(MeanMetric):
+    """The peak signal-to-noise ratio of each image in dB, averaged, as torchmetrics computes it.
+
+    Infinite for an image without an error. Source: Huynh-Thu and Ghanbari, Scope of validity of PSNR (2008).
+
+    Args:
+        data_range: The largest value less the smallest one that an image can have.
+        input_name: Where the prediction and the truth stand, both (batch, ...), float.
+    """
+
+    def __init__(self, data_range: float = 1.0, input_name: Sequence[str] = ("image_pred", "image")):
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        super().__init__()
+        self.data_range, self.input_name, self._ratio = data_range, input_name, peak_signal_noise_ratio
+
+    def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
+        """Return the value of each image, (batch,)."""
+        prediction, truth = pick(self.input_name, "metric", output_dict, data_dict)
+        axes = tuple(range(1, truth.ndim))
+        return self._ratio(prediction, truth, data_range=self.data_range, dim=axes, reduction="none")

@@ -1,0 +1,122 @@
+"""Signals that end a run: noted when they come, obeyed where the state is sound."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from common.run.distributed import get_rank
+
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
+
+SAVED_AND_CUT = 75  # EX_TEMPFAIL of sysexits.h: start me again, and I go on
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Interrupted(SystemExit):
+    """The end of a run by a signal, after its state is saved if there is any.
+
+    ``code`` is 130 for SIGINT, and 75 for SIGTERM and SIGUSR1, after which the same command is to be started again.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(INTERRUPTED if number == signal.SIGINT else SAVED_AND_CUT)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Iterator[None]:
+    """Let a function handle the signals that end a run, inside the ``with`` and in this process alone.
+
+    Outside the main thread, where Python handles no signals, nothing happens. With ``until_the_end``, a process that
+    leaves it by ``Interrupted`` has saved and is about to exit: the signal of a launcher that has seen another one exit
+    before is passed over.
+    """
+    owner = os.getpid()
+
+    def handle(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            handler(number)
+        else:
+            pass_over_signals()  # in a forked process, such as a loader's worker
+
+    with _replaced(handle) as before:
+        try:
+            yield
+        except Interrupted:
+            if until_the_end:
+                before |= {number: signal.SIG_IGN for number in before if number != signal.SIGINT}
+            raise
+
+
+def unhandled() -> AbstractContextManager:
+    """Let signals end this process as the system does, while it waits where Python cannot handle them."""
+    return _replaced(signal.SIG_DFL)
+
+
+@contextmanager
+def _replaced(handler: Any) -> Iterator[dict[int, Any]]:
+    """Replace the handlers; what is in the dict that is yielded takes their place afterwards."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
+    try:
+        yield before
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end_at_once(number: int) -> None:
+    """End a run that has nothing to save yet."""
+    raise Interrupted(number)
+
+
+class StopRequest:
+    """Notes the first SIGINT, SIGTERM or SIGUSR1 as ``number``; a second Ctrl-C leaves at once.
+
+    ``note`` is the handler. It does nothing else: whatever it interrupts goes on to the end of the step.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        self._since = 0.0
+
+    def note(self, number: int) -> None:
+        """Note a signal."""
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+            if get_rank() == 0:  # by a plain write, for the log may be what the signal interrupted
+                os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ASIDE:
+            os._exit(INTERRUPTED)
+
+
+def end_with_parent(number: int) -> None:
+    """Ask Linux for a signal when the process that started this one ends, however that happens."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(number))
+
+
+def overlook_children() -> None:
+    """Let the death of a child process interrupt nothing from here on."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def pass_over_signals() -> None:
+    """Let a helper process outlive a signal to its whole group: the process that it helps decides when to end.
+
+    The first SIGTERM is passed over, too, so that a second one still ends a helper that hangs.
+    """
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -1,0 +1,238 @@
+"""Checkpoints: a dict of Stateful parts ↔ files, written in the background, of which a good one is always there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.config.errors import RunError, UserError
+from common.log.console import add_log
+from common.run.distributed import get_rank, is_distributed
+from common.sharding.files import SHARDS, ShardWriter, WrittenShards
+from common.state.file import find_fault, find_shards, flush_folder, link, read_checkpoint, write_durably
+from common.state.host_copy import HostCopy
+
+NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pt")
+
+
+class Stateful(Protocol):
+    """Anything a checkpoint can hold: its state goes out as plain data and tensors, and comes back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take the state over."""
+
+
+class Checkpointer:
+    """Saves and loads the parts of a run. It knows none of them.
+
+    A file is a plain ``torch.save`` dict with one key a part (``model``, ``optimizer``, ...) that anyone can open with
+    ``torch.load(..., weights_only=True)``. A save copies the state to host memory; a thread writes it from there.
+
+    Args:
+        folder: Where the files go: ``latest.pt``, ``previous.pt`` (the ``latest.pt`` before), ``best_<metric>.pt``,
+            ``epoch_NNN.pt``, ``iter_NNN.pt``, ``final.pt``. What a killed save left there is removed.
+        parts: The parts by name, in the order in which they are loaded.
+        keep_last: How many numbered files stay. None: all.
+        stop_on_error: Raise a RunError where a file cannot be written; otherwise log it and go on.
+        sharded: Let each rank write what it holds of tensors that are spread, to a folder beside the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: dict[str, Stateful],
+        keep_last: int | None = None,
+        stop_on_error: bool = False,
+        sharded: bool = False,
+    ):
+        self.folder = folder
+        self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
+        self._copy, self._thread = HostCopy(get_rank() == 0), ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+        self._shards = ShardWriter() if sharded and is_distributed() else None
+        self._latest_is_good = False
+        if get_rank() == 0:
+            for leftover in folder.glob("*.pt.tmp"):
+                leftover.unlink()
+            self._drop_shards()
+
+    def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
+        """Save the present state under each of the names (without ``.pt``). Collective: every rank calls it.
+
+        Returns as soon as the state is copied. If the last save is still being written, waits for it first.
+
+        Args:
+            *names: The names.
+            obsolete: Names of files to delete once this one is proven good.
+
+        Raises:
+            RunError: The last save failed, with ``stop_on_error``.
+        """
+        self.wait()
+        state, shards = {name: part.state_dict() for name, part in self._parts.items()}, None
+        if self._shards:
+            state, shards = self._shards.write(state, self.folder)
+        state = self._copy.take(state)
+        if get_rank() == 0:
+            self._writing = self._thread.submit(self._write, state, names, tuple(obsolete), shards)
+        elif shards:
+            self._writing = self._thread.submit(shards.wait)
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk.
+
+        Raises:
+            RunError: It failed, with ``stop_on_error``.
+        """
+        if self._writing is None:
+            return
+        error, self._writing = self._writing.exception(), None
+        if error is None:
+            return
+        good = next((path.name for path in newest_first(self.folder)), "none")
+        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
+        if self._stop_on_error or not isinstance(error, OSError):
+            raise RunError(text) from error
+        add_log(f"{text}; training goes on", "ERROR")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last save ended in an error, for which ``wait`` does not wait."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def close(self) -> None:
+        """Wait for the last save, on every rank."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def load(self, path: Path) -> None:
+        """Bring every part back to the state in a file.
+
+        Raises:
+            UserError: The file is no checkpoint, lacks a part, or a part does not fit.
+        """
+        state = read_checkpoint(path)
+        missing = sorted(self._parts.keys() - state.keys())
+        if missing:
+            raise UserError(
+                f"{path}: has no '{missing[0]}' to go on with; to start from its weights, --progress.start_epoch 0"
+            )
+        for name, part in self._parts.items():
+            try:
+                part.load_state_dict(state[name])
+            except UserError as error:
+                raise UserError(f"{path}: {one_line(error, 2000)}") from None
+            except Exception as error:  # whatever a part meets in a state that is not its own
+                raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
+
+    def _write(
+        self,
+        state: dict[str, Any],
+        names: tuple[str, ...],
+        obsolete: tuple[str, ...] = (),
+        shards: WrittenShards | None = None,
+    ) -> None:
+        """Write one file, give it its names, and only then delete what they make superfluous."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if shards:
+            shards.wait()
+            flush_folder(shards.folder)
+            state = {**state, SHARDS: shards.seal()}
+        targets = [self.folder / f"{name}.pt" for name in names]
+        latest, beside = self.folder / "latest.pt", self.folder / f"{names[0]}.pt.tmp"
+        try:
+            write_durably(state, beside)
+            if latest in targets and self._is_good(latest):
+                link(latest, latest.with_name("previous.pt"))
+            for target in targets[1:]:
+                link(beside, target)
+            beside.replace(targets[0])
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._latest_is_good |= latest in targets
+        flush_folder(self.folder)
+        self._prune(targets[0], [self.folder / f"{name}.pt" for name in obsolete])
+
+    def _is_good(self, latest: Path) -> bool:
+        """Return whether ``latest.pt`` may take the place of ``previous.pt``, from which this run may have gone on."""
+        return latest.exists() and (self._latest_is_good or find_fault(latest) is None)
+
+    def _prune(self, newest: Path, doomed: list[Path]) -> None:
+        """Delete those files and the oldest numbered ones beyond ``keep_last``, once the newest is proven good."""
+        if self._keep_last is not None:
+            numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
+            doomed = doomed + numbered[self._keep_last :]
+        if doomed and find_fault(newest):
+            raise OSError(f"{newest} does not read back as it was written, so that no older one is deleted")
+        for path in doomed:
+            path.unlink(missing_ok=True)
+        self._drop_shards()
+
+    def _drop_shards(self) -> None:
+        """Delete the folders of shards that belong to no file."""
+        folders = set(self.folder.glob(f"*.{SHARDS}"))
+        try:
+            kept = {find_shards(path) for path in self.folder.glob("*.pt")} if folders else set()
+        except Exception:  # a file that cannot be read now may be read again
+            return
+        for folder in folders - kept:
+            shutil.rmtree(folder)
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints in a folder, the last written first, and of several names of one file ``latest.pt``."""
+    files = sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))
+    yield from reversed(files)
+
+
+def find_newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in a folder that is whole, or None where there is no file at all.
+
+    Raises:
+        UserError: There are files, and all are damaged.
+    """
+    faults = []
+    for path in newest_first(folder):
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        add_log(f"{path} is passed over: {fault}", "WARNING")
+        faults.append(path)
+    if faults:
+        raise UserError(
+            f"{folder}: none of its {len(faults)} checkpoints is whole, so that there is nothing to go on from; "
+            "nothing was changed. To begin anew, take another --name"
+        )
+    return None
+
+
+def find_checkpoint(resume: str) -> Path:
+    """Return the file that ``resume`` means: itself, or the newest good one in an experiment's or checkpoints' folder.
+
+    Raises:
+        UserError: Nothing there, or only damaged files.
+    """
+    path = Path(resume)
+    if not path.is_dir():
+        return path
+    for folder in (path, path / "checkpoints"):
+        newest = find_newest(folder)
+        if newest:
+            return newest
+    raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """Return an exception's message on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[:limit] + "…"

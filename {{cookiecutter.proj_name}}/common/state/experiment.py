@@ -1,0 +1,185 @@
+"""The folder of a run: opened without ever overwriting one, and holding all it takes to repeat the run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from common.config.errors import UserError
+from common.config.load import dump_config
+from common.config.schema import Config
+from common.config.secrets import find_secrets, hide, redact
+from common.log.console import add_log
+from common.run.distributed import get_world_size, master_only
+from common.state.checkpoint import find_checkpoint, find_newest
+
+_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
+
+
+def open_experiment(config: Config) -> tuple[Path, Path | None]:
+    """Make the folder of a new run, or find the one that a run goes on in.
+
+    A run that torchrun or Slurm has started again goes on with its own newest checkpoint, whatever ``resume`` says.
+
+    Returns:
+        The experiment's folder, and the checkpoint to start from, if any.
+
+    Raises:
+        UserError: The name is taken, or ``resume`` leads to no checkpoint.
+    """
+    name = config.name.replace("{time}", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder, restarted = Path(config.dir.expr_dir) / name, _counts("RESTART_COUNT")
+    auto = config.resume == "auto" or restarted
+    if name != config.name and (auto or _counts("MAX_RESTARTS")):
+        raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
+    checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UserError(f"--resume {config.resume}: no such file or folder")
+    if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent, find_newest(checkpoint.parent) if restarted else checkpoint
+    if auto:
+        return _made(folder), find_newest(folder / "checkpoints") or checkpoint
+    if _is_experiment(folder):
+        raise UserError(
+            f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
+            f"take another --name, or put {{time}} into the name"
+        )
+    return _made(folder), checkpoint
+
+
+def open_results(config: Config) -> tuple[Path, Path]:
+    """Make the folder that an evaluation writes to.
+
+    Returns:
+        The folder, and the checkpoint to evaluate.
+
+    Raises:
+        UserError: ``model_pt`` is not given.
+    """
+    if not config.model_pt:
+        raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.dir.eval_dir.replace("{name}", config.name).replace("{time}", time))
+    return _made(folder), find_checkpoint(config.model_pt)
+
+
+@master_only
+def back_up(config: Config, folder: Path, device: torch.device) -> None:
+    """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, into its folder.
+
+    A run that goes on in place is repeated from its start: its backup names no checkpoint. Where the config holds
+    secrets only its owner may read the backup, and ``cfg_public.yaml`` is the copy without them.
+    """
+    in_place = config.resume is not None and config.progress.start_epoch < 0
+    folder.mkdir(parents=True, exist_ok=True)
+    repeated = replace(config, resume=None) if in_place else config
+    backup, secrets = folder / "cfg_backup.yaml", set(find_secrets(asdict(config)))
+    backup.unlink(missing_ok=True)
+    backup.touch(mode=0o600 if secrets else 0o666)
+    backup.write_text(dump_config(repeated), encoding="utf-8")
+    if secrets:
+        (folder / "cfg_public.yaml").write_text(dump_config(repeated, redact), encoding="utf-8")
+    (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
+    root = Path(config.dir.expr_dir)
+    name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
+    (folder / "job.sh").write_text(_job_script(folder, f"{name}_replicate"), encoding="utf-8")
+
+
+@master_only
+def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: bool) -> None:
+    """Warn, or with ``must_fit`` refuse, if the disk has no room for two checkpoints: the new one beside the old.
+
+    A checkpoint is taken to be four times as large as its weights: with two moments for each, and an average.
+
+    Raises:
+        UserError: There is no room, and ``must_fit``.
+    """
+    weights = sum(tensor.nbytes for model in models for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if free > 8 * weights:
+        return
+    text = f"{folder}: {free / 2**20:.0f} MiB are free on the disk, and a checkpoint may take {weights / 2**18:.0f} MiB"
+    if must_fit:
+        raise UserError(f"{text}; checkpoint.on_error continue would train all the same")
+    add_log(text, "WARNING")
+
+
+def describe_environment(device: torch.device) -> str:
+    """Return versions, device, git commit and the uncommitted changes, as text."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    lines.append(
+        f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}"
+    )
+    lines.append(f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}")
+    commit = _git("rev-parse", "HEAD")
+    lines.append(f"git commit {commit or 'none'}")
+    if commit:
+        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+    return "\n".join(lines) + "\n"
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device's name as a person knows it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _job_script(folder: Path, name: str) -> str:
+    """Return a script that repeats the run under another name, with the same launcher and processes."""
+    python = "python"
+    if get_world_size() > 1:
+        python = f"torchrun --standalone --nproc_per_node {get_world_size()}"
+    config, name = shlex.quote(str(folder.absolute() / "cfg_backup.yaml")), shlex.quote(name)
+    return (
+        "#!/bin/sh\n"
+        "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
+        f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
+        f'exec {python} {shlex.quote(sys.argv[0])} --config {config} --name {name} "$@"\n'
+    )
+
+
+def _counts(what: str) -> bool:
+    """Return whether torchrun's or Slurm's count of restarts is not zero."""
+    return any(os.environ.get(f"{prefix}_{what}", "0") != "0" for prefix in ("TORCHELASTIC", "SLURM"))
+
+
+def _is_experiment(folder: Path) -> bool:
+    """Return whether there is anything to lose, unlike in what a run leaves that failed before its first result."""
+    if not folder.is_dir():
+        return folder.exists()
+    left = {path.name for path in folder.iterdir() if path.is_dir() or path.stat().st_size > 0}
+    return not left <= {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints, or nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

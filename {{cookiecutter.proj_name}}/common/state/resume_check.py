@@ -1,0 +1,73 @@
+"""What may not change between a run and its continuation: the settings that decide what is computed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from common.config.errors import UserError
+from common.config.schema import Config
+from common.config.secrets import redact
+from common.log.console import add_log
+from common.run.distributed import get_data_size
+
+_STEPS = ("mode", "accumulate", "precision", "compile", "channels_last", "seed", "deterministic")
+_IN_STATE = ("model", "optim")
+_OWN = ("clip_", "ema_decay")  # settings of optim that are no part of its state
+_LOADING = ("worker", "persistent_workers", "batch_size")
+
+
+class Continuity:
+    """The deciding settings of a run, as a part of its checkpoints, which refuses a run with others.
+
+    Args:
+        config: The whole config.
+    """
+
+    def __init__(self, config: Config):
+        self._allow_changed = config.checkpoint.allow_changed
+        train = config.dataset.train or {}
+        settings = {
+            "model": config.model,
+            "optim": asdict(config.optim),
+            "loss": config.loss,
+            "dataset.train": {key: value for key, value in train.items() if key not in _LOADING},
+            "batch_size times processes": train.get("batch_size", config.batch_size) * get_data_size(),
+            "progress.iters_per_epoch": config.progress.iters_per_epoch,
+            "trainer": {name: getattr(config.trainer, name) for name in _STEPS},
+        }
+        self._settings = flatten(redact(settings))
+
+    def state_dict(self) -> dict[str, str]:
+        """Return the settings by their dotted names, as JSON and without secrets."""
+        return self._settings
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Compare the settings with those of ``state_dict``.
+
+        Raises:
+            UserError: They differ, and going on would not be what the run would have done.
+        """
+        keys = [key for key in {**state, **self._settings} if state.get(key) != self._settings.get(key)]
+        if not keys:
+            return
+        changes = "; ".join(f"{key} was {state.get(key)}, is {self._settings.get(key)}" for key in keys)
+        if any(key.startswith(_IN_STATE) and not key.split(".")[-1].startswith(_OWN) for key in keys):
+            raise UserError(
+                f"this run is another one: {changes}. To train on from its weights alone: --progress.start_epoch 0"
+            )
+        if not self._allow_changed:
+            raise UserError(
+                f"this run would not go on exactly: {changes}. To go on all the same: --checkpoint.allow_changed true"
+            )
+        add_log(f"going on with changed settings: {changes}", "WARNING")
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested section's values as JSON by dotted names; an empty section has none."""
+    flat = {}
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: json.dumps(value, default=str)}
+    return flat

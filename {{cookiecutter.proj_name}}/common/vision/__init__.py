@@ -1,0 +1,1 @@
+"""Room: images, their transforms, pictures of them, and networks for them."""
