@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import slow
 from tests.compare import differences
-from tests.tests_common.engine import spread
+from tests.tests_common.sharding import spread
 
 # Rank 1 meets its end in the first of several tries, or in the first two.
 ENDING = """
@@ -16,7 +16,7 @@ ENDING = """
     from common.run.distributed import get_rank
     from common.run.launch import launch
     from tests.tests_common.engine import toy
-    from tests.tests_common.engine.spread import SpreadTrainer, make_config
+    from tests.tests_common.sharding.spread import SpreadTrainer, make_config
 
     folder, name, how, nproc = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]) or None
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

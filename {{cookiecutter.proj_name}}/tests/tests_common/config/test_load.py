@@ -18,7 +18,7 @@ import yaml
 from common.config.load import dump_config, load_config
 from common.config.schema import Config, OptimizerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = asdict(Config())
 
 

@@ -14,7 +14,7 @@ from common.config.schema import DatasetConfig
 from common.data import ArrayDataset
 from tests.tests_common.engine import toy
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @DATASET_REGISTRY.register()

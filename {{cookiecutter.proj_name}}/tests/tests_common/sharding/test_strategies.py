@@ -9,12 +9,12 @@ import torch
 
 from common.state.file import read_checkpoint
 from tests import slow
-from tests.tests_common.engine import spread
+from tests.tests_common.sharding import spread
 
 # Each word is strategy:tp_size:shard_size:accumulation. The batches of a rank follow from those that divide them.
 EQUAL = """
     import sys
-    from tests.tests_common.engine.spread import make_config, train
+    from tests.tests_common.sharding.spread import make_config, train
 
     folder, processes = sys.argv[1], int(sys.argv[2])
     for word in sys.argv[3:]:
@@ -28,7 +28,7 @@ EQUAL = """
 # Cut after so many iterations, within a window, by a signal to the last rank; 0: to the end.
 CHAIN = """
     import os, signal, sys
-    from tests.tests_common.engine.spread import SpreadTrainer, make_config, train
+    from tests.tests_common.sharding.spread import SpreadTrainer, make_config, train
     from common.run.distributed import get_rank, get_world_size
 
     folder, name, strategy, cut = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -57,7 +57,7 @@ VALIDATE = """
     from common.log.base_metric import BaseMetric
     from common.log.metric import MetricSet
     from tests.tests_common.engine import toy
-    from tests.tests_common.engine.spread import SpreadTrainer, make_config, train
+    from tests.tests_common.sharding.spread import SpreadTrainer, make_config, train
 
     class Seen(BaseMetric):
         def reset(self):

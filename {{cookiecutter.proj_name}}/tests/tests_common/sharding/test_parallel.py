@@ -10,7 +10,7 @@ from common.config.errors import UserError
 from common.config.schema import DistConfig
 from common.sharding.parallel import choose_strategy, make_mesh, place, set_gradient_sync, wrap
 from tests.tests_common.engine import toy
-from tests.tests_common.engine.spread import Net
+from tests.tests_common.sharding.spread import Net
 
 CPU = torch.device("cpu")
 

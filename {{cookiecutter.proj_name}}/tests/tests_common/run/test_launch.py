@@ -18,14 +18,14 @@ from common.run.launch import choose_device, launch
 from common.run.signals import Interrupted
 from tests.tests_common.engine import toy
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 RANKS = """
     import os, sys, torch
     import torch.distributed as dist
     from common import distributed as d
     from common.log.meters import Meters
-    from tests.tests_common.metrics.test_metrics import Value
+    from tests.tests_common.log.test_metric import Value
 
     dist.init_process_group("gloo")
     rank = d.get_rank()

@@ -22,7 +22,7 @@ from common.run.signals import (
     unhandled,
 )
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 class TestHandling(unittest.TestCase):
