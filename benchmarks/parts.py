@@ -75,15 +75,15 @@ def make_trainer(folder: Path, batches: list[dict], **numbers: int) -> Trainer:
     trainer = Trainer(config, Session(torch.device("cpu"), folder, None), batches, **numbers)
     trainer._prepare()
     trainer._start_conferring()
-    trainer._updaters["main"].start_epoch(0)
+    trainer.steps["main"].start_epoch(0)
     return trainer
 
 
 def by_the_engine(trainer: Trainer, batches: list[dict]) -> None:
     """Make steps as the engine's loop does."""
     for batch in batches:
-        trainer._iterate(0, trainer.iteration, batch)
-        trainer._after_iteration()
+        trainer.run_iteration(0, trainer.iteration, batch)
+        trainer.agenda.after_iteration(trainer.total_iterations)
 
 
 def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:
@@ -140,7 +140,7 @@ def main() -> None:
             tell(f"a step, {what}", *by_turns(lambda t=trainer: by_the_engine(t, batches), plain))
         for metrics in (1, 10):
             trainer = make_trainer(Path(folder, f"{metrics}"), batches, metrics=metrics)
-            plain = partial(evaluate, trainer._bare["main"], batches, metrics)
+            plain = partial(evaluate, trainer.forms.bare["main"], batches, metrics)
             tell(f"a batch of validation, metrics {metrics}", *by_turns(lambda t=trainer: t._validate(), plain))
 
 

@@ -1,4 +1,4 @@
-"""Finishes a new project: drops what runs left in the template, renames the package, begins the history."""
+"""Finishes a new project: drops what was not asked for, renames the package, begins the history."""
 
 import contextlib
 import json
@@ -48,6 +48,11 @@ KEPT = {
     "both": {"digits", "classification", "segmentation"},
     "minimal": {"digits", "minimal"},
 }
+# The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <room>" needs
+# it, and so does a whole file that begins with such a line. In requirements.txt, "# for <room>, <room>" stands behind a
+# package that only these rooms need.
+ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
+OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
 
 def git(*words, cwd=PROJECT):
@@ -81,6 +86,33 @@ def choose_example(example):
             text = Path(f"configs/{old}.yaml").read_text(encoding="utf-8")
             Path(f"configs/{new}.yaml").write_text(text.replace(f"configs/{old}.yaml", f"configs/{new}.yaml"), "utf-8")
             Path(f"configs/{old}.yaml").unlink()
+
+
+def remove(names):
+    """Remove files and whole folders."""
+    for name in names.split():
+        shutil.rmtree(name, ignore_errors=True)
+        Path(name).unlink(missing_ok=True)
+
+
+def leave_out(missing):
+    """Remove rooms, and what needs them in the configs and the requirements."""
+    for room in missing:
+        remove(ROOMS[room])
+        for path in Path("configs").glob("*.yaml"):
+            lines, mark = path.read_text(encoding="utf-8").splitlines(keepends=True), f"# room: {room}\n"
+            if lines[:1] == [mark]:
+                path.unlink()
+            elif any(line.endswith(mark) for line in lines):
+                path.write_text("".join(line for line in lines if not line.endswith(mark)), encoding="utf-8")
+    lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    needed = [line for line in lines if not users_of(line) or users_of(line) - set(missing)]
+    Path("requirements.txt").write_text("".join(needed), encoding="utf-8")
+
+
+def users_of(line):
+    """Return the rooms that need a package, by its line in requirements.txt; an empty set for the core's."""
+    return set(line.partition("# for ")[2].strip().split(", ")) - {""}
 
 
 def rename_package(name):
@@ -122,6 +154,9 @@ def main():
     """Run each step in turn and say what comes next."""
     drop_leftovers()
     choose_example(ANSWERS["example"])
+    leave_out(ROOMS.keys() - ANSWERS["__rooms"].split())
+    if ANSWERS["ops"] == "no":
+        remove(OPS)
     if ANSWERS["package_name"] != "custom":
         rename_package(ANSWERS["package_name"])
     if is_scratch():

@@ -7,7 +7,10 @@ import re
 import sys
 
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
-PROJECT = "common configs data evaluate experiments results scripts tests tests_common tests_custom train"
+PROJECT = """
+    common configs data evaluate experiments export plain_train predict results scripts serve tests tests_common
+    tests_custom train
+"""
 LIBRARIES = """
     absl cfgv contourpy cv2 cycler dateutil distlib docstring_parser filelock fontTools fsspec functorch
     google grpc identify iniconfig isympy jinja2 jsonargparse kiwisolver kornia loguru markdown markupsafe

@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
+EXAMPLES = ["classification", "segmentation", "both", "minimal"]
+ROOMS = ["sharding", "vision", "measures", "diagnose", "tools"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
@@ -78,6 +80,30 @@ def text_of(folder):
         if b"\0" not in data:
             texts[path.relative_to(folder).as_posix()] = data.decode()
     return texts
+
+
+def rooms_of(example, rooms="recommended"):
+    """Return the rooms of a project with these answers."""
+    if rooms == "all" or (rooms == "recommended" and example != "minimal"):
+        return set(ROOMS)
+    return {"vision", "measures"} if example in ("segmentation", "both") else set()
+
+
+def expected_files(example, rooms="recommended", ops="yes"):
+    """Return the files of a project with these answers.
+
+    In expected_files.txt, a line that names examples behind a colon stands for these alone. What a path does not tell
+    stands there, too: a room that the file needs, or ops.
+    """
+    present = rooms_of(example, rooms) | ({"ops"} if ops == "yes" else set())
+    files = set()
+    for line in (ROOT / "tests/expected_files.txt").read_text().splitlines():
+        name, _, words = line.partition(":")
+        needed = {*name.split("/")[:3], *words.split()} & {*ROOMS, "ops"}
+        examples = set(words.split()) & set(EXAMPLES)
+        if needed <= present and example in (examples or EXAMPLES):
+            files.add(name)
+    return files
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SOURCE, bake, python, render, run, text_of
+from conftest import EXAMPLES, ROOMS, ROOT, SOURCE, bake, expected_files, python, render, rooms_of, run, text_of
 
 LICENSES = {
     "MIT": "Permission is hereby granted, free of charge",
@@ -17,13 +17,6 @@ LICENSES = {
     "Proprietary": "All rights reserved.",
 }
 RENDERED = {"README.md", "LICENSE"}
-EXAMPLES = ["classification", "segmentation", "both", "minimal"]
-
-
-def expected_files(example):
-    """Return the files of a project; a line that names examples after a colon stands for these alone."""
-    lines = (ROOT / "tests/expected_files.txt").read_text().splitlines()
-    return {name for name, _, examples in (line.partition(":") for line in lines) if example in (examples or example)}
 
 
 def tracked(folder):
@@ -40,20 +33,36 @@ def modules_imported_in(folder):
     return names | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
+@pytest.mark.parametrize(("rooms", "ops"), [("recommended", "yes"), ("all", "yes"), ("none", "no")])
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_set_of_files(tmp_path, template_copy, example):
-    render(tmp_path, template_copy, example=example)
+def test_the_set_of_files(tmp_path, template_copy, example, rooms, ops):
+    render(tmp_path, template_copy, example=example, rooms=rooms, ops=ops)
     project = tmp_path / "my_project"
     found = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
-    assert {name for name in found if not name.startswith(".git/")} == expected_files(example)
+    assert {name for name in found if not name.startswith(".git/")} == expected_files(example, rooms, ops)
     folders = [path for path in project.rglob("*") if path.is_dir() and ".git" not in path.parts]
     assert all(any(folder.iterdir()) for folder in folders)
 
 
+def test_the_rooms_of_an_example():
+    assert rooms_of("classification", "recommended") == rooms_of("minimal", "all") == set(ROOMS)
+    assert rooms_of("minimal", "recommended") == rooms_of("classification", "none") == set()
+    assert rooms_of("segmentation", "none") == {"vision", "measures"}
+
+
+@pytest.mark.parametrize("rooms", ["recommended", "none"])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_packages_are_those_that_the_rooms_need(tmp_path, example, rooms):
+    project = bake(tmp_path, example=example, rooms=rooms)
+    required = [re.match(r"[\w-]+", line)[0] for line in (project / "requirements.txt").read_text().splitlines()]
+    core = ["torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm"]
+    assert required == core + (["kornia", "pillow", "torchmetrics", "matplotlib"] if rooms_of(example, rooms) else [])
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_nothing_of_another_example_is_named(tmp_path, example):
-    project = bake(tmp_path, example=example)
-    others = expected_files("both") - expected_files(example)
+    project = bake(tmp_path, example=example, rooms="all")
+    others = expected_files("both", "all") - expected_files(example, "all")
     words = {name for name in others if not name.startswith("tests/")}
     words |= {Path(name).stem for name in others if name.startswith("custom/")}
     words |= {f"configs/{name}.yaml" for name in ("minimal", "eval_minimal")}

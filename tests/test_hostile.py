@@ -19,6 +19,7 @@ FOLDERS = """
 PACKAGES = """
     plain under_score CamelCase custom ünïcode it's qu"ote back\\slash sl/ash ../up . -dash dash-ed dot.ted 3d _private
     __init__ class None match print int os json typing torch numpy yaml PIL common Common tests train configs data tqdm
+    plain_train predict export serve
 """.split()
 TEXTS = [
     "😀", "é", "\u202eright to left", "}}", "'''", '"""', "it's", 'qu"ote', "\\", "\\n", '\\"', "'; os.abort() #",
@@ -87,14 +88,15 @@ def test_descriptions_and_authors(tmp_path, text):
     assert not list(tmp_path.rglob("left"))
 
 
+@pytest.mark.parametrize("question", ["license", "rooms", "ops"])
 @pytest.mark.parametrize("choice", ["", "GPL", "mit", "MIT'", "{{ 1 }}"])
-def test_licenses(tmp_path, choice):
-    assert render(tmp_path, expect=1, license=choice).returncode
+def test_choices(tmp_path, question, choice):
+    assert render(tmp_path, expect=1, **{question: choice}).returncode
     assert not list(tmp_path.iterdir())
 
 
 def test_every_library_of_a_project_is_a_taken_name():
-    required = {re.match(r"[\w.-]+", line)[0] for line in (SOURCE / "requirements.txt").read_text().split()}
+    required = {re.match(r"[\w.-]+", line)[0] for line in (SOURCE / "requirements.txt").read_text().splitlines()}
     owners = importlib.metadata.packages_distributions()
     names = {name for name, owned in owners.items() if required & {owner.lower() for owner in owned}}
     assert {"torch", "yaml", "PIL", "jsonargparse"} <= names

@@ -1,6 +1,6 @@
 """Evaluate: python evaluate.py --config configs/eval.yaml --model_pt experiments/<name>/checkpoints/<file>.pt."""
 
-from common.config.load import load_config
+from common.config import load_config
 
 
 def main() -> None:

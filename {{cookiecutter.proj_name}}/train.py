@@ -1,6 +1,6 @@
 """Train: python train.py --config configs/default.yaml [--section.key value ...]."""
 
-from common.config.load import load_config
+from common.config import load_config
 
 
 def main() -> None:
@@ -8,10 +8,10 @@ def main() -> None:
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
     from common.run.launch import launch
-    from custom.trainer import TRAINERS
+    from custom.trainer import CustomTrainer
 
     with launch(config) as session:
-        TRAINERS[config.trainer.mode](config, session).run()
+        CustomTrainer(config, session).run()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from work import CLIP, LOG_EVERY, LR, InMemory
 from common.data import ArrayDataset, make_loader
 from common.engine import IterBasedTrainer
 from common.run.launch import launch
-from common.log.base_metric import MeanMetric
-from common.log.metric import MetricSet
+from common.log.metric import MeanMetric, MetricSet
 from common.optim.build import build_optimizer, build_scheduler
 from common.config.schema import Config, DirConfig, OptimConfig, ProgressConfig, TrainerConfig
 
@@ -90,7 +89,7 @@ def run(work, folder, train_loader, val_loader=None, steps=0, **arguments):
 def train(work, folder, **arguments):
     """Train as train.py does."""
     train_loader = make_own_loader(work) if work.source else work
-    return run(work, folder, train_loader, steps=work.steps, **arguments)._bare["main"]
+    return run(work, folder, train_loader, steps=work.steps, **arguments).forms.bare["main"]
 
 
 def validate(work, folder):

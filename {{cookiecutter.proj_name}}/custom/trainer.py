@@ -1,20 +1,28 @@
-"""How your model is trained."""
+"""How your model is trained: its parts, built from the config, and what one step does."""
 
 from __future__ import annotations
 
 import torch
 
-from common.config.build import build_loader, build_loss, build_metric, build_model
-from common.config.schema import Config
-from common.engine import BaseTrainer, EpochBasedTrainer, IterBasedTrainer
-from common.optim.build import build_optimizer, build_scheduler
-from common.run.launch import Session
-from common.vision.pictures import draw_samples
+from common import (
+    Config,
+    Session,
+    Trainer,
+    build_loader,
+    build_loss,
+    build_metric,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    find_room,
+)
 from custom.tester import CustomTester
 
+pictures = find_room("vision.pictures")  # None in a project without that room: then nothing is drawn
 
-class CustomTrainer(BaseTrainer):
-    """Trains a model of images: builds the parts from the config, and says what one step is."""
+
+class CustomTrainer(Trainer):
+    """Trains a model of images."""
 
     def __init__(self, config: Config, session: Session):
         super().__init__(config, session)
@@ -29,7 +37,7 @@ class CustomTrainer(BaseTrainer):
             self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
 
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
-        """Return the logits and the losses of a batch."""
+        """Return the logits and the losses of a batch; ``loss`` is the one to minimize."""
         output_dict = {"logits": self.model(data_dict["image"])}
         loss = self.loss(output_dict, data_dict)
         return output_dict, {"loss": loss["sum"], **{name: loss[name] for name in loss["names"]}}
@@ -39,16 +47,5 @@ class CustomTrainer(BaseTrainer):
         return self.train_step(epoch, iteration, data_dict)
 
     def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
-        """Return the batch's first samples beside what the model makes of them."""
-        return draw_samples(data_dict, output_dict, self.config.progress.max_samples_val)
-
-
-class CustomEpochTrainer(CustomTrainer, EpochBasedTrainer):
-    """Counts in epochs."""
-
-
-class CustomIterTrainer(CustomTrainer, IterBasedTrainer):
-    """Counts in iterations."""
-
-
-TRAINERS = {"epoch": CustomEpochTrainer, "iter": CustomIterTrainer}
+        """Return pictures of the batch's first samples and of the model's predictions."""
+        return pictures.draw_samples(data_dict, output_dict, self.config.progress.max_samples_val) if pictures else {}

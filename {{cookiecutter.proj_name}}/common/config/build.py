@@ -9,16 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, import_modules
+from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from common.config.rooms import open_room
 from common.config.schema import Config, Section
 from common.data import View, draw_rows, make_loader
 from common.log.metric import MetricSet
 from common.optim.loss import LossSet
-from common.vision.pipeline import Pipeline
-
-# What the engine itself offers by name; your package's folders do the same.
-for _package in ("common.measures", "common.vision"):
-    import_modules(_package)
 
 
 def build_model(section: Section, where: str = "model") -> nn.Module:
@@ -30,7 +26,7 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
     return MODEL_REGISTRY.build(section, where)
 
 
-# What may stand in a data set's section beside the arguments of its class: what is expected, as words and as a check.
+# What a data set's section may hold beside the arguments of its class: what is expected, in words and as a check.
 _LOADER_KEYS = {
     "batch_size": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),
     "worker": ("a whole number of at least 0", lambda value: type(value) is int and value >= 0),
@@ -46,7 +42,7 @@ _LOADER_KEYS = {
 def build_loader(
     config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None
 ) -> DataLoader | None:
-    """Build a data set and its loader from ``dataset.<split>``; None where there is no ``dataset.val``.
+    """Build a data set and its loader from ``dataset.<split>``; None if there is no ``dataset.val``.
 
     Args:
         config: The whole config.
@@ -55,16 +51,15 @@ def build_loader(
         max_samples: Use only the first so many samples. None: all.
 
     Raises:
-        UserError: No or an unknown ``type``, arguments that do not fit, missing data, or an empty set.
+        UserError: No or an unknown ``type``, arguments that do not fit, missing data, an empty set, or a missing room.
     """
     where, section = f"dataset.{split}", getattr(config.dataset, split)
-    if section is None:
-        if split == "val":
-            return None
-        raise UserError(f"{where}: expected a section with a 'type', found nothing")
-    section = dict(section)
+    if section is None and split == "val":
+        return None
+    section = _copy(section, where)
     options = {name: _take(section, name, where) for name in _LOADER_KEYS if name in section}
-    transforms, batch_transforms = (_pipeline(section, name, where) for name in ("transforms", "batch_transforms"))
+    transforms = _take_pipeline(section, "transforms", where)
+    batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
@@ -95,10 +90,10 @@ def _take(section: Section, name: str, where: str) -> Any:
     return value
 
 
-def _pipeline(section: Section, name: str, where: str) -> Pipeline | None:
-    """Take a list of transforms out of a data set's section, and build it if there is one."""
-    sections = section.pop(name, None)
-    return None if sections in (None, []) else Pipeline(sections, f"{where}.{name}")
+def _take_pipeline(section: Section, name: str, where: str) -> Any:
+    """Take a list of transforms out of a data set's section; return its ``Pipeline``, or None if there is none."""
+    sections, key = section.pop(name, None), f"{where}.{name}"
+    return None if sections in (None, []) else open_room("vision.pipeline", key).Pipeline(sections, key)
 
 
 def _choose_rows(
@@ -121,7 +116,8 @@ def build_loss(section: Section) -> LossSet:
         raise UserError("loss: expected at least one term, such as {ce: {type: CrossEntropyLoss, ...}}")
     terms, weights, input_names = {}, {}, {}
     for name, keys in section.items():
-        where, keys = f"loss.{name}", as_section(f"loss.{name}", keys)
+        where = f"loss.{name}"
+        keys = _copy(keys, where)
         weights[name] = keys.pop("weight", 1.0)
         if not isinstance(weights[name], (int, float)):
             raise UserError(f"{where}.weight: expected a number, found {weights[name]!r}")
@@ -140,8 +136,8 @@ def build_metric(section: Section) -> MetricSet:
     return MetricSet({name: METRIC_REGISTRY.build(keys, f"metric.{name}") for name, keys in section.items()})
 
 
-def as_section(where: str, value: Any) -> Section:
+def _copy(section: Any, where: str) -> Section:
     """Return a copy of a section, or raise a UserError if it is none."""
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a section with a 'type', found {value!r}")
-    return dict(value)
+    if not isinstance(section, dict):
+        raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
+    return dict(section)

@@ -7,15 +7,15 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A mistake in a config, a flag, a path or a file.
 
-    The message names the place, what was found and what was expected, in one line. ``launch`` prints it and
-    exits with the code.
+    The message names the place, what was found and what was expected, in one line. ``launch`` prints it and exits with
+    ``exit_code``.
     """
 
     exit_code = 2
 
 
 class RunError(UserError):
-    """A run that cannot go on for a reason that can be named: out of memory, a full disk, a loss that is not finite.
+    """A run that cannot continue for a known reason: out of memory, a full disk, a loss that is not finite.
 
     The message names the place, the reason, and what to change.
     """
@@ -23,10 +23,19 @@ class RunError(UserError):
     exit_code = 1
 
 
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """Return the message of an exception on one line, cut after ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like a misspelled one; None if none is like it."""
+    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that ends an error message: the nearest of the known names, or all of them."""
     known = sorted(known)
-    match = get_close_matches(name, known, n=1, cutoff=0.6)
-    if match:
-        return f"did you mean '{match[0]}'?"
-    return f"known: {', '.join(known) or 'none'}"
+    match = closest(name, known)
+    return f"did you mean '{match}'?" if match else f"known: {', '.join(known) or 'none'}"

@@ -1,7 +1,7 @@
 """A config file and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
 
 The file becomes nested dicts, each flag replaces one key in them, and one walk along the schema checks and builds the
-whole. jsonargparse converts each value to the type that ``schema.py`` gives its key, and lays out ``--help``.
+whole. jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
 """
 
 import re
@@ -11,59 +11,43 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
-from functools import cache
-from math import inf
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
-from common.config.errors import UserError, nearest
-from common.config.schema import Config, OptimizerConfig, Section
+from common.config.errors import UserError, closest, nearest
+from common.config.schema import Config, Limit, OptimizerConfig, Section
 
-_hints = cache(get_type_hints)
+_hints = cache(partial(get_type_hints, include_extras=True))
 _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)", list[int]: "a list"}
-
-# What a value must keep to beyond its type: the last part of its key, in words, as a check. NaN keeps to none of them.
-_LIMITS = (
-    (r"(batch|tp|shard)_size|nproc|accumulate|timeout", "a whole number from 1", lambda v: v >= 1),
-    (r"epoch|iters_per_epoch|keep_\w+|bad_sample_limit|max_samples_\w+", "a whole number from 1", lambda v: v >= 1),
-    (r"worker|warmup|early_stop|epoch_\w+|iter_\w+|sample_\w+", "a whole number from 0", lambda v: v >= 0),
-    ("seed", "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
-    ("start_epoch", "-1 or 0", lambda v: v in (-1, 0)),
-    ("lr", "a number above 0", lambda v: 0 < v < inf),
-    ("warmup_factor", "a number above 0, up to 1", lambda v: 0 < v <= 1),
-    ("ema_decay", "a number from 0 to below 1", lambda v: 0 <= v < 1),
-    (r"weight_decay|clip_gradients\w*|save_time|early_stop_delta", "a number from 0", lambda v: 0 <= v < inf),
-    ("profile", "two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1]),
-    ("compile", "true, false, reduce-overhead or max-autotune", lambda v: True),
-    ("gpu_ids", "-1, 0 or several as in 0,1", lambda v: re.fullmatch(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]", str(v))),
-    ("name", "text, a folder name such as mlp/run1", lambda v: re.fullmatch(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*", v)),
-)
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
 
 
 class _Wrong(Exception):
-    """A key and what is wrong with its value; only ``_load`` knows where that was set."""
+    """A key, what is wrong with it, and the key that was perhaps meant; only ``_load`` knows where it was set."""
+
+    def __init__(self, key: str, message: str, meant: str = ""):
+        self.key, self.message, self.meant = key, message, meant
 
 
 def load_config(argv: list[str] | None = None) -> Config:
-    """Read the command line and the config file it names; show ``--help`` or ``--print_config`` and exit if asked.
+    """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
 
     ``--config FILE`` (or ``--configs``): one YAML file, or one Python file, which is run and whose public plain values
-    are the settings. A second one is refused: two files whose open sections mix would surprise.
-    ``--key value`` or ``--key=value``: changes that key and keeps its neighbours, wherever it stands; the last of two
-    wins. In an open section the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}``
-    replaces a whole open section; a new ``type`` keeps the keys beside it, to be refused by the class they do not fit.
+    are the settings. A second one is refused, since it would be unclear how their open sections mix.
+    ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
+    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section.
 
     Args:
         argv: The words after the program's name; ``sys.argv[1:]`` by default.
 
     Raises:
-        SystemExit: With code 2 after a mistake, told in one line on stderr; with 0 after --help and --print_config.
+        SystemExit: With code 2 after a mistake and its one line on stderr; with 0 after --help and --print_config.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
@@ -82,7 +66,7 @@ def load_config(argv: list[str] | None = None) -> Config:
 
 
 def dump_config(config: Config, change: Callable[[dict], dict] = dict) -> str:
-    """Return the config as YAML, in the schema's order; ``load_config`` reads it back as an equal one.
+    """Return the config as YAML, which ``load_config`` reads back as an equal one.
 
     Args:
         config: The config.
@@ -98,17 +82,15 @@ def _load(argv: list[str]) -> Config:
     try:
         for key, text in flags.items():
             _put(values, key, text)
-        _check_best_metric(config := _typed(Config, values, ""))
+        config = _typed(Config, values, "")
+        _check_best_metric(config)
         return config
     except _Wrong as wrong:
-        raise UserError(_placed(*wrong.args, path, flags)) from None
-
-
-def _placed(key: str, message: str, path: str | None, flags: dict[str, str]) -> str:
-    """Return a message with the flag, or the file and the line, that set the key."""
-    if any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags):
-        return f"--{key}: " + message.replace("mean '", "mean '--")
-    return f"{path}{_line(path, key)}: {key}: {message}"
+        by_flag = any(f"{flag}.".startswith(f"{wrong.key}.") or wrong.key.startswith(f"{flag}.") for flag in flags)
+        dashes = "--" if by_flag else ""
+        place = f"--{wrong.key}" if by_flag else f"{path}{_line(path, wrong.key)}: {wrong.key}"
+        hint = f", did you mean '{dashes}{wrong.meant}'?" if wrong.meant else ""
+        raise UserError(f"{place}: {wrong.message}{hint}") from None
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
@@ -130,7 +112,7 @@ def _flags(argv: list[str]) -> dict[str, str]:
 
 
 def _put(values: dict[str, Any], key: str, text: str) -> None:
-    """Enter a flag's value; a section on its way that is null so far becomes one with this key alone."""
+    """Enter the value of a flag, and the sections around it that are missing or null."""
     hint: Any = Config
     *path, name = key.split(".")
     for section in path:
@@ -145,7 +127,7 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:
-    """Return a value as its type, with all that lies in it; a closed section as its dataclass."""
+    """Return a value as its type, with all that it holds; a closed section as its dataclass."""
     if hint is Any or NoneType in get_args(hint):
         if value is None:
             return None
@@ -161,24 +143,27 @@ def _section(hint: Any, values: Any, key: str) -> Any:
         raise _Wrong(key, f"expected keys below it, found {values!r:.60}")
     typed = {}
     for name, value in (values or {}).items():
-        full_key = f"{key}.{name}".removeprefix(".")
+        full_key = f"{key}.{name}" if key else f"{name}"
         if (child := _child(hint, name)) is None:
-            raise _Wrong(full_key, f"unknown key, {_meant(hint, full_key)}")
+            raise _unknown(hint, full_key)
         typed[name] = _typed(child, value, full_key)
     return hint(**typed) if is_dataclass(hint) else typed
 
 
 def _leaf(hint: Any, value: Any, key: str) -> Any:
     optional = NoneType in get_args(hint)
-    kind = get_args(hint)[0] if optional else hint
-    words = _WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}"
-    limits = (limit for name, *limit in _LIMITS if re.fullmatch(name, key.split(".")[-1]))
-    words, fits = next(limits, (words, lambda value: True))
+    limit = _limit(get_args(hint)[0] if optional else hint)
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it
         typed = _converter(hint).parse_object({"value": value}, env=False).value
-        if optional if typed is None else fits(typed):
+        if (optional and typed is None) or limit.fits(typed):
             return typed
-    raise _Wrong(key, f"expected {words}{', or null' if optional else ''}, found {value!r:.60}")
+    raise _Wrong(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
+
+
+def _limit(kind: Any) -> Limit:
+    if get_origin(kind) is Annotated:
+        return kind.__metadata__[0]
+    return Limit(_WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}")
 
 
 @cache
@@ -189,19 +174,21 @@ def _converter(hint: Any) -> ArgumentParser:
 
 
 def _child(hint: Any, name: str) -> Any:
-    """Return the type of a key in a section; None if there can be no such key."""
+    """Return the type of a key in a section; None if there is no such key."""
     if is_dataclass(hint):
         return _hints(hint).get(name)
     return OptimizerConfig if hint == _NAMED else Any if hint in _OPEN else None
 
 
-def _meant(section: Any, key: str) -> str:
-    """Return what an unknown key may have meant: a namesake in another section, or the nearest in its own."""
-    name = key.split(".")[-1]
+def _unknown(section: Any, key: str) -> _Wrong:
+    """Return what to say of an unknown key; perhaps a namesake in another section was meant, or the nearest here."""
+    *path, name = key.split(".")
     for other, hint in _hints(Config).items():
         if is_dataclass(hint) and name in _hints(hint):
-            return f"did you mean '{other}.{name}'?"
-    return nearest(name, _hints(section)).replace("'", f"'{key.removesuffix(name)}", 1)
+            return _Wrong(key, "unknown key", meant=f"{other}.{name}")
+    if match := closest(name, _hints(section)):
+        return _Wrong(key, "unknown key", meant=".".join([*path, match]))
+    return _Wrong(key, f"unknown key, known: {', '.join(sorted(_hints(section)))}")
 
 
 def _check_best_metric(config: Config) -> None:
@@ -218,8 +205,8 @@ def _from_file(path: str) -> dict[str, Any]:
         text = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         known = [file.name for file in Path(path).parent.glob("*.[py]*")]
-        meant = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
-        raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{meant}") from None
+        hint = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
     values = _parse(_run(path) if path.endswith(".py") else text, path)
     if not isinstance(values, dict | NoneType):
         raise UserError(f"{path}: expected keys and values, found {values!r:.60}")

@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from common.config.errors import UserError, nearest
+from common.config.errors import UserError, closest
+from common.config.rooms import OFFERED, has_room, open_room
 
 # The types of a config's plain values, and what each accepts; True is no number here.
 _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
@@ -15,31 +16,32 @@ _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 class Registry:
     """Classes and functions by name.
 
-    Register with a decorator, ``@MODEL_REGISTRY.register()``; build from a config section with ``build``. A name that
-    is not registered is looked up in ``fallback``, a module of torch's, so that what torch names needs no
-    registration.
+    Register with a decorator, ``@MODEL_REGISTRY.register()``; build from a config section with ``build``.
 
     Args:
         kind: What the registry holds, for messages: ``"model"``.
-        fallback: Module whose public classes are known by their own names, imported at the first look-up.
+        fallback: Module of another library whose public classes are known by their own names, without registration.
+        offered: What rooms register, and the module of each name; imported when a name is asked for.
     """
 
-    def __init__(self, kind: str, fallback: str | None = None):
+    def __init__(self, kind: str, fallback: str | None = None, offered: Mapping[str, str] | None = None):
         self.kind = kind
         self._fallback = fallback
+        self._offered = offered or {}
         self._classes: dict[str, Callable] = {}
 
     def register(self, name: str | None = None) -> Callable:
         """Return a decorator that registers a class or function under ``name`` (default: its own name).
 
         Raises:
-            ValueError: The name is taken by another class.
+            ValueError: The name is taken by another class, or by a room.
         """
 
         def decorate(cls):
             key = name or cls.__name__
-            if key in self._classes:
-                raise ValueError(f"two classes are registered as {self.kind} '{key}': {self._classes[key]} and {cls}")
+            other = self._classes.get(key) or self._offers().get(key)
+            if other not in (None, cls.__module__):
+                raise ValueError(f"two classes are registered as {self.kind} '{key}': {other} and {cls}")
             self._classes[key] = cls
             return cls
 
@@ -47,26 +49,27 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return every name that ``get`` knows, sorted."""
-        return sorted({*self._fallback_classes(), *self._classes})
+        return sorted({*self._fallback_classes(), *self._classes, *self._offers()})
 
     def get(self, name: str, where: str = "") -> Callable:
         """Return the class called ``name``.
 
         Args:
-            name: A registered name, or that of a class in the fallback module.
+            name: A registered name, one that a room offers, or that of a class in the fallback module.
             where: The config key that asked, for the message.
 
         Raises:
-            UserError: No such name; the message gives the nearest, and all that are known.
+            UserError: No such name, with the nearest and all that are known; or the room that offers it is missing.
         """
-        if name in self._classes:
-            return self._classes[name]
-        theirs = self._fallback_classes()
-        if name in theirs:
-            return theirs[name]
-        hint = nearest(name, self.names())
-        hint = hint if hint.startswith("known") else f"{hint} Known: {', '.join(self.names())}"
-        raise UserError(f"{where or self.kind}: unknown {self.kind} '{name}', {hint}")
+        where = where or self.kind
+        if name not in self._classes and name in self._offered:
+            open_room(self._offered[name], f"{where}: {name}")
+        known = self._classes if name in self._classes else self._fallback_classes()
+        if name in known:
+            return known[name]
+        match = closest(name, self.names())
+        hint = f"did you mean '{match}'? Known" if match else "known"
+        raise UserError(f"{where}: unknown {self.kind} '{name}', {hint}: {', '.join(self.names()) or 'none'}")
 
     def build(self, section: dict[str, Any], where: str, *args: Any, **extra: Any) -> Any:
         """Call the class that ``section["type"]`` names with the section's other keys.
@@ -91,6 +94,10 @@ class Registry:
         except ValueError as error:
             raise UserError(f"{where}: {section['type']}: {error}") from error
 
+    def _offers(self) -> dict[str, str]:
+        """Return the names that the rooms of this project register, each with its module."""
+        return {name: f"common.{module}" for name, module in self._offered.items() if has_room(module)}
+
     def _fallback_classes(self) -> dict[str, Callable]:
         if self._fallback is None:
             return {}
@@ -99,40 +106,30 @@ class Registry:
 
 
 def check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Raise a UserError that shows the signature of ``cls`` if these arguments do not fit its names and plain types."""
-    signature = _signature(cls)
+    """Raise a UserError that shows the signature of ``cls`` if the arguments do not fit its names and plain types."""
+    try:
+        signature = inspect.signature(cls, eval_str=True)
+    except NameError:  # an annotation that only type checkers can resolve
+        signature = inspect.signature(cls)
     try:
         signature.bind(*args, **kwargs)
-        _check_types(signature, kwargs)
+        for name, parameter in signature.parameters.items():
+            fitting = _PLAIN.get(parameter.annotation) if isinstance(parameter.annotation, type) else None
+            if fitting and name in kwargs and type(kwargs[name]) not in fitting:
+                raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {kwargs[name]!r}")
     except TypeError as error:
         shown = ", ".join(str(parameter) for parameter in list(signature.parameters.values())[len(args) :])
         raise UserError(f"{where}: {error}; the signature is {cls.__name__}({shown})") from None
 
 
-def _signature(cls: Callable) -> inspect.Signature:
-    """Return the signature with its annotations as types, where their names are known."""
-    try:
-        return inspect.signature(cls, eval_str=True)
-    except NameError:
-        return inspect.signature(cls)
-
-
-def _check_types(signature: inspect.Signature, kwargs: dict[str, Any]) -> None:
-    """Raise a TypeError for a value that is not of its parameter's type, where that is a number, text or a boolean."""
-    for name, parameter in signature.parameters.items():
-        fitting = _PLAIN.get(parameter.annotation) if isinstance(parameter.annotation, type) else None
-        if fitting and name in kwargs and type(kwargs[name]) not in fitting:
-            raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {kwargs[name]!r}")
-
-
 def import_modules(package: str) -> None:
-    """Import every module of a package, so that what they register is known: a new file is found by itself."""
+    """Import every module of a package, so that what it registers is known: a new file is found by itself."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
 
 
-MODEL_REGISTRY = Registry("model")
+MODEL_REGISTRY = Registry("model", offered=OFFERED["model"])
 DATASET_REGISTRY = Registry("data set")
-LOSS_REGISTRY = Registry("loss", fallback="torch.nn.modules.loss")
-METRIC_REGISTRY = Registry("metric")
-TRANSFORM_REGISTRY = Registry("transform", fallback="kornia.augmentation")
+LOSS_REGISTRY = Registry("loss", "torch.nn.modules.loss", OFFERED["loss"])
+METRIC_REGISTRY = Registry("metric", offered=OFFERED["metric"])
+TRANSFORM_REGISTRY = Registry("transform", "kornia.augmentation", OFFERED["transform"])

@@ -1,6 +1,6 @@
-"""Base classes of data sets, and the loader that can begin anywhere."""
+"""Data sets, and a loader that can start at any batch."""
 
-from common.data.dataset import ArrayDataset, BaseDataset, check_labels, read_image, split_groups
+from common.data.dataset import ArrayDataset, BaseDataset, check_labels, split_groups
 from common.data.download import download
 from common.data.loader import PositionedBatchSampler, make_loader
 from common.data.subset import View, draw_rows
@@ -14,6 +14,5 @@ __all__ = [
     "download",
     "draw_rows",
     "make_loader",
-    "read_image",
     "split_groups",
 ]

@@ -1,10 +1,9 @@
-"""A loader's batches from any point on."""
+"""The batches of a loader, from any point on, on their way to the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,13 +11,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.run.device import move_to
-from common.state.host_copy import map_nested
+from common.run.nested import map_nested
 
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
     """Return the batches of one pass over a loader, from batch number ``start`` on.
 
-    A ``PositionedBatchSampler`` jumps there; with another loader the batches before are drawn and dropped, and its
+    A ``PositionedBatchSampler`` starts there. With any other loader the batches before are read and dropped, and its
     sampler's ``set_epoch`` is called.
     """
     if find_sizes_at(loader):
@@ -30,52 +29,52 @@ def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
 
 
 def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None:
-    """Return the function that tells how many samples a batch holds, on this rank and on all, or None if none can."""
+    """Return the function that tells the size of a batch on this rank and on all, or None if the loader has none."""
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
 
 
 def find_transform(loader: DataLoader | None) -> Callable[[dict], dict] | None:
-    """Return what a loader wants done to its batches on the device, ``dataset.<split>.batch_transforms``, or None."""
+    """Return what is applied to a loader's batches on the device, ``dataset.<split>.batch_transforms``, or None."""
     return getattr(loader, "transform_batch", None)
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
-    """Return the batches on the device; to an accelerator each is copied while the one before is worked on."""
+    """Return the batches on the device; a GPU receives each while it computes with the one before."""
     if device.type == "cuda":
         return prefetch(batches, device)
     return iter(batches) if device.type == "cpu" else (move_to(batch, device) for batch in batches)
 
 
 def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
-    """Yield batches, each copied to the device on a stream of its own while the one before is worked on.
+    """Yield batches on the device, each copied on a stream of its own while the one before is in use.
 
-    The copy runs beside the computation from pinned memory only. Source: the note "CUDA semantics" of PyTorch.
+    The copy overlaps with the computation from pinned memory only. Source: the note "CUDA semantics" of PyTorch.
     """
     backend = torch.get_device_module(device)
     stream, upcoming = backend.Stream(), None
+
+    def keep_memory(_path: tuple, value: Any) -> Any:
+        """Tell the allocator that the computation's stream, too, uses this memory, so that it is not reused early."""
+        if isinstance(value, torch.Tensor) and not value.is_cpu:
+            value.record_stream(backend.current_stream())
+        return value
+
     for batch in batches:
         with backend.stream(stream):
             copied = move_to(batch, device)
         if upcoming is not None:
             yield upcoming
         backend.current_stream().wait_stream(stream)
-        map_nested(copied, partial(_keep_for, backend.current_stream()))
+        map_nested(copied, keep_memory)
         upcoming = copied
     if upcoming is not None:
         yield upcoming
 
 
-def _keep_for(stream: torch.Stream, _path: tuple, value: Any) -> Any:
-    """Tell the allocator that a tensor made on another stream is used on this one, so that it does not reuse it."""
-    if isinstance(value, torch.Tensor) and not value.is_cpu:
-        value.record_stream(stream)
-    return value
-
-
 def stop_workers(loader: DataLoader | None) -> None:
-    """End a loader's persistent workers, which otherwise live until Python happens to collect the loader."""
+    """End the persistent workers of a loader, which otherwise live until Python collects the loader."""
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
-        with suppress(RuntimeError):  # that one of them has died already
+        with suppress(RuntimeError):  # one of them has died already
             iterator._shutdown_workers()
         loader._iterator = None

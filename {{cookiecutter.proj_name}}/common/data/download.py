@@ -1,15 +1,14 @@
-"""Downloads that are taken up where they broke off, and are never taken for whole before they are."""
+"""Downloads that resume where they broke off, and that count as complete only once their digest is right."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,34 +18,39 @@ from common.log.console import add_log
 
 
 def download(path: Path, urls: Sequence[str], md5: str, timeout: float = 30.0, tries: int = 3) -> Path:
-    """Return a file, downloaded first if it is not there; of several processes one does it, and the others wait.
+    """Return a file, downloaded first if it is missing. One of several processes downloads it while the others wait.
 
-    What has come lies in ``<path>.part`` until it is whole and its digest is right.
+    What has arrived is kept in ``<path>.part`` until the file is complete and its digest is right.
 
     Args:
-        path: Where it belongs.
-        urls: Its mirrors, tried one after another.
+        path: Where the file belongs.
+        urls: Its mirrors, each tried ``tries`` times in turn.
         md5: Its published digest.
         timeout: Seconds after which a silent server is given up.
-        tries: How often each mirror is tried.
+        tries: Rounds over all mirrors.
 
     Raises:
-        UserError: No mirror gives it, with what each said; or the file that is there has another digest.
+        UserError: No mirror delivers it, or the existing file has another digest.
     """
+    from filelock import FileLock
+
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists():
-                _fetch(path, part, list(urls), md5, timeout, tries)
-            part.unlink(missing_ok=True)  # opened while another process was about to finish
+        lock = path.with_name(f"{path.name}.lock")
+        with FileLock(lock):
+            try:
+                if not path.exists():
+                    _fetch(path, path.with_name(f"{path.name}.part"), list(urls), md5, timeout, tries)
+            finally:
+                with suppress(OSError):  # Windows keeps it until it is released, and removes it then
+                    lock.unlink()
     if (found := _md5(path)) != md5:
         raise UserError(f"{path}: expected the md5 digest {md5}, found {found}; remove it to download it again")
     return path
 
 
 def _fetch(path: Path, part: Path, urls: list[str], md5: str, timeout: float, tries: int) -> None:
+    """Download a file from the first mirror that delivers it whole."""
     faults = {}
     for attempt in range(tries):
         time.sleep(attempt)
@@ -62,35 +66,33 @@ def _fetch(path: Path, part: Path, urls: list[str], md5: str, timeout: float, tr
             if (found := _md5(part)) == md5:
                 part.replace(path)
                 return
-            os.truncate(part, 0)  # it is what the others wait for, so it stays
+            part.unlink()
             faults[url] = f"{url}: the md5 digest should be {md5}, found {found}"
-    if part.stat().st_size == 0:
-        part.unlink()
     raise UserError(f"{path}: cannot be downloaded: {'; '.join(faults.values())}")
 
 
 def _receive(url: str, part: Path, timeout: float) -> None:
-    """Append to a file what it lacks, or write it anew where the server does not give parts."""
+    """Append what a file lacks, or write it anew where the server does not send parts."""
     size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to give: the digest will tell
+        if error.code == 416:  # nothing is left to send: the digest will tell
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as file:
-        length = int(response.headers.get("Content-Length") or 0)
-        bar = tqdm(total=file.tell() + length or None, initial=file.tell(), desc=part.stem, unit="B", unit_scale=True)
-        with bar:
+        start, length = file.tell(), int(response.headers.get("Content-Length") or 0)
+        total = start + length if length else None
+        with tqdm(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True) as bar:
             while chunk := response.read(1 << 16):
                 bar.update(file.write(chunk))
-            if length and file.tell() < bar.total:
-                raise OSError(f"broke off after {file.tell():,} of {bar.total:,} bytes")
+        if total and file.tell() < total:
+            raise OSError(f"broke off after {file.tell():,} of {total:,} bytes")
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong as a few words."""
+    """Return in a few words what went wrong."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     cause = getattr(error, "reason", error)

@@ -1,4 +1,4 @@
-"""A loader whose order depends on seed, epoch and position alone, and that can begin at any batch."""
+"""A loader whose order depends on seed, epoch and position alone, and that can start at any batch."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.data.reader import Batch, SampleReader
 from common.run.distributed import get_data_rank, get_data_size, let_threads_rest
+from common.run.nested import map_nested
 from common.run.seed import derive_seed
-from common.run.signals import end_with_parent, overlook_children, pass_over_signals
-from common.state.host_copy import map_nested
+from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
 
-_SMALL = 1 << 18  # bytes: beyond them shared memory is as fast as a copy
+_SMALL = 1 << 18  # bytes: above them shared memory is as fast as a copy
 
 
 class PositionedBatchSampler(Sampler[list[int]]):
-    """This rank's batches of indices.
+    """The batches of indices of this rank.
 
-    The order of all samples is drawn from (seed, epoch). In batch ``i`` the ranks together hold the samples at
-    ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them, so that the samples of a step do not
-    depend on how many processes share its ``B * W`` samples.
-
-    Each sample comes once. All ranks have the same number of batches: one that has no sample left in the last of them
-    stands in with the others' samples there, and its size in ``sizes_at`` is 0, so that they do not count.
+    The order of all samples is drawn from (seed, epoch). In step ``i`` all W ranks together take the samples at
+    ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them: which samples form a step does not
+    depend on the number of processes. Where the last step has no sample left for a rank, it repeats the samples of the
+    others, so that all ranks have as many batches; its size in ``sizes_at`` is 0, so that they do not count.
 
     Args:
-        length: Samples in the set.
-        batch_size: Samples a batch on one rank, B.
-        shuffle: Draw a new order every epoch; otherwise the order of the set.
+        length: Number of samples in the data set.
+        batch_size: Samples per batch on one rank, B.
+        shuffle: Draw a new order every epoch; otherwise the order of the data set.
         seed: Seed of the order.
-        drop_last: Leave out a last batch that is not full.
+        drop_last: Leave out a last step that is not full.
     """
 
     def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = False):
@@ -49,16 +48,16 @@ class PositionedBatchSampler(Sampler[list[int]]):
         self._batches = -(-self._used // self._step)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """Let the next pass be that of ``epoch``, from batch number ``start`` on; later passes begin at 0."""
+        """Make the next pass that of ``epoch``, from batch number ``start`` on; later passes start at 0."""
         self._epoch, self._start = epoch, start
 
     def sizes_at(self, batch: int) -> tuple[int, int]:
-        """Return how many samples a batch holds on this rank and on all; the number may run on over several passes."""
+        """Return the number of samples in a batch on this rank and on all; counting may go on over passes."""
         total = min(self._step, self._used - batch % self._batches * self._step)
         return (total - self._rank + self._world - 1) // self._world, total
 
     def places_at(self, batch: int) -> range:
-        """Return the places in the order of a pass, which without a shuffle are the samples' numbers, of a batch."""
+        """Return a batch's places in the order of a pass; unshuffled, these are the numbers of its samples."""
         first = batch * self._step
         return range(first + self._rank, min(first + self._step, self._used), self._world)
 
@@ -69,13 +68,15 @@ class PositionedBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each batch."""
         start, self._start = self._start, 0
-        order = self._order()
+        order = self._draw_order()[: self._used]
         for first in range(start * self._step, self._used, self._step):
-            whole = order[first : min(first + self._step, self._used)]
-            mine = whole[self._rank :: self._world]
-            yield Batch((mine if len(mine) else whole).tolist(), self._epoch)
+            step = order[first : first + self._step]
+            mine = step[self._rank :: self._world]
+            batch = Batch((mine if mine.size else step).tolist())
+            batch.epoch = self._epoch
+            yield batch
 
-    def _order(self) -> np.ndarray:
+    def _draw_order(self) -> np.ndarray:
         if not self._shuffle:
             return np.arange(self._length)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
@@ -83,10 +84,10 @@ class PositionedBatchSampler(Sampler[list[int]]):
 
 
 class Loader(DataLoader):
-    """A loader that finds out where it is asked for a batch that a worker has died, which takes up to 5 s.
+    """A loader that raises for a dead worker, within 5 s, where it is asked for a batch.
 
-    torch's own handler would raise that at once wherever Python may be, also within a step or a save. Without workers
-    it makes the batches itself: torch's iterator takes as long as a batch from memory.
+    torch's own handler raises wherever Python happens to be, even within a step or a save. Without workers the loader
+    reads the batches itself, since torch's iterator takes as long as a batch from memory does.
     """
 
     transform_batch: Callable[[dict], dict] | None = None
@@ -94,11 +95,11 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
         if not self.num_workers and not self.pin_memory:
-            return (self.collate_fn(self.dataset.__getitems__(indices)) for indices in self.batch_sampler)
+            return map(self.collate_fn, map(self.dataset.__getitems__, self.batch_sampler))
         if self.num_workers:
             let_threads_rest()
         batches = super().__iter__()
-        overlook_children()
+        ignore_child_exits()
         return batches
 
 
@@ -114,63 +115,64 @@ def make_loader(
     transform_batch: Callable[[dict], dict] | None = None,
     **reading: Any,
 ) -> Loader:
-    """Return this rank's loader of a data set.
+    """Return the loader of a data set for this rank.
+
+    The arguments that are not described are those of ``torch.utils.data.DataLoader``.
 
     Args:
-        dataset: Map-style; one with ``__getitems__`` that returns a dict gives whole batches.
-        batch_size: Samples a batch on one rank.
-        worker: Processes that load data.
-        training: Shuffle anew every epoch. Otherwise the samples come in order.
+        dataset: Map-style; one with ``__getitems__`` that returns a dict yields whole batches.
+        batch_size: Samples per batch on one rank.
+        worker: Number of processes that load data.
+        training: Shuffle anew every epoch; otherwise the samples come in order.
         seed: Seed of the order and of each sample's random numbers.
-        pin_memory: Copy batches to page-locked memory, from which a GPU reads beside its work.
-        persistent_workers: Let the workers live as long as the loader, not start anew every epoch.
-        drop_last: Leave out a last batch that is not full.
-        transform_batch: What trainers and testers do to each batch once it is on the device.
-        **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` that stands around the data set.
+        transform_batch: What trainers and testers apply to each batch once it is on the device.
+        **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` around the data set.
     """
     loader = Loader(
         SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, training, seed, drop_last),
         num_workers=worker,
-        collate_fn=collate,
+        collate_fn=_collate_in_worker if worker else collate,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and worker > 0,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # of its own, so that an epoch's start draws nothing from the trainer's
+        generator=torch.Generator(),  # its own, so that the start of an epoch draws nothing from the trainer's
     )
     loader.transform_batch = transform_batch
     return loader
 
 
 def _start_worker(_number: int) -> None:
-    """Let a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
-    pass_over_signals()
+    """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
+    ignore_signals()
     end_with_parent(signal.SIGKILL)
-    if multiprocessing.get_start_method() == "fork" and os.getppid() != multiprocessing.parent_process().pid:
-        os._exit(1)  # the trainer was gone before
+    parent = multiprocessing.parent_process()
+    if multiprocessing.get_start_method() == "fork" and parent and os.getppid() != parent.pid:
+        os._exit(1)  # the trainer has died already
 
 
 def collate(samples: Any) -> Any:
-    """Return a batch from samples, or the batch itself where the set already made one."""
-    batch = samples if isinstance(samples, dict) else default_collate(samples)
-    return map_nested(batch, lambda _, value: _to_hand_over(value)) if get_worker_info() else batch
+    """Return a batch from samples, or the batch itself where the data set already made one."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
 
 
-def _to_hand_over(value: Any) -> Any:
-    """Return what a worker sends: a small tensor is copied, which is faster than to share its memory."""
-    try:
+def _collate_in_worker(samples: Any) -> Any:
+    return map_nested(collate(samples), _to_hand_over)
+
+
+def _to_hand_over(_path: tuple, value: Any) -> Any:
+    """Return what a worker sends: a small tensor is copied, which is faster than sharing its memory."""
+    with suppress(TypeError, RuntimeError):  # no such array exists, as for bfloat16 or a sparse tensor
         if type(value) is torch.Tensor and value.nbytes <= _SMALL:
             return _Copied(value.numpy())
-    except (TypeError, RuntimeError):  # there is no such array, as of bfloat16 or of a sparse tensor
-        pass
     return value
 
 
 class _Copied:
-    """An array that arrives at another process as a tensor."""
+    """An array that arrives in the other process as a tensor."""
 
     def __init__(self, array: np.ndarray):
         self._array = array
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return torch.from_numpy, (self._array,)

@@ -1,30 +1,43 @@
-"""A data set as a config wants it: some of its samples, transformed."""
+"""A data set as a config asks for it: some of its samples, transformed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
-from common.data.dataset import ArrayDataset
+from common.data.dataset import generators_of, path_of
 from common.run.seed import derive_seed
-from common.vision.pipeline import Pipeline
+
+
+class Transforms(Protocol):
+    """What a ``View`` applies; random numbers come from torch's generator alone."""
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return a transformed sample."""
+
+    def on_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a transformed batch."""
 
 
 class View(Dataset):
-    """Some samples of a data set, each as its transforms leave it.
+    """Some samples of a data set, transformed.
 
     Args:
-        dataset: Map-style. If it gives whole batches (``__getitems__``), these are transformed as such.
-        rows: Which samples, by their numbers in the set. None: all.
-        transforms: What to do to each. None: nothing.
+        dataset: Map-style. If it returns whole batches (``__getitems__``), these are transformed at once.
+        rows: The numbers of the samples in the data set. None: all.
+        transforms: Applied to each sample. None: nothing.
     """
 
-    def __init__(self, dataset: Dataset, rows: Sequence[int] | None = None, transforms: Pipeline | None = None):
-        self.dataset, self.rows, self.transforms = dataset, range(len(dataset)) if rows is None else rows, transforms
-        if hasattr(dataset, "__getitems__"):
+    def __init__(self, dataset: Dataset, rows: Sequence[int] | None = None, transforms: Transforms | None = None):
+        self.dataset, self.transforms = dataset, transforms
+        self.rows = range(len(dataset)) if rows is None else rows
+        self.random_generators = generators_of(dataset)
+        if transforms and "torch" not in self.random_generators:
+            self.random_generators += ("torch",)
+        if getattr(dataset, "__getitems__", None):
             self.__getitems__ = self._read_batch
 
     def __len__(self) -> int:
@@ -47,27 +60,14 @@ class View(Dataset):
         return path_of(self.dataset, self.rows[index])
 
 
-def path_of(dataset: Dataset, index: int) -> Any:
-    """Return the file of a sample, if the data set has ``path(index)`` to tell it."""
-    find = getattr(dataset, "path", None)
-    return find(index) if find else None
-
-
 def draw_rows(length: int, rate: float | int, seed: int) -> list[int]:
-    """Return the numbers of some samples, drawn by a seed, in the order of the set.
+    """Return the numbers of randomly drawn samples, in ascending order.
 
     Args:
-        length: Samples in the set.
+        length: Number of samples in the data set.
         rate: A share of them (float, up to 1) or a number of them (int).
         seed: Seed of the draw.
     """
     count = min(length, rate if isinstance(rate, int) else round(rate * length))
     generator = torch.Generator().manual_seed(derive_seed(seed, 0, 2))
     return sorted(torch.randperm(length, generator=generator)[:count].tolist())
-
-
-def draws_random_numbers(dataset: Dataset) -> bool:
-    """Return whether reading a sample may draw random numbers; a plain row of a tensor, as it stands, needs none."""
-    if isinstance(dataset, View):
-        return dataset.transforms is not None or draws_random_numbers(dataset.dataset)
-    return getattr(type(dataset), "__getitems__", None) is not ArrayDataset.__getitems__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,10 +37,10 @@ def profile_runtime(name: str) -> Iterator[None]:
 
 
 class StepProfile:
-    """torch's profiler over some iterations, with the share that each part of them takes.
+    """torch's profiler over some iterations, with the time that each part of them takes.
 
-    The device is waited for at the end of each part, and the profiler costs time with each operation: the shares are
-    those under the profiler, and an iteration is faster without.
+    The device is waited for at the end of each part, and the profiler makes every operation slower: the shares are
+    those under the profiler, and an iteration is faster without it.
 
     Args:
         folder: Where ``trace.json`` (for chrome://tracing or Perfetto) and ``operations.txt`` are written.
@@ -49,34 +49,35 @@ class StepProfile:
     def __init__(self, folder: Path):
         self._folder = folder
         self._seconds: dict[str, float] = {}
+        self._part: str | None = None
+        self._span: record_function | None = None
+        self._began = self._part_began = 0.0
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self._profiler = profile(activities=activities, acc_events=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the profiler."""
         wait_for_device()
         self._profiler.start()
         self._began = time.perf_counter()
 
-    def timed(self, part: str, function: Callable) -> Callable:
-        """Return the function as one whose time counts for a part."""
-
-        def run(*arguments, **keywords):
-            began = time.perf_counter()
-            with record_function(part):
-                result = function(*arguments, **keywords)
-                wait_for_device()
-            self.add(part, time.perf_counter() - began)
-            return result
-
-        return run
+    def switch(self, part: str | None) -> None:
+        """End the part that is running, and begin the next one, if any."""
+        if self._part and self._span:
+            wait_for_device()
+            self._span.__exit__(None, None, None)
+            self.add(self._part, time.perf_counter() - self._part_began)
+        self._part, self._span = part, record_function(part) if part else None
+        if self._span:
+            self._span.__enter__()
+            self._part_began = time.perf_counter()
 
     def add(self, part: str, seconds: float) -> None:
         """Count seconds for a part."""
         self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
     def stop(self, rest: str) -> dict[str, float]:
-        """End, write the files, and return the seconds of each part; what is left of the whole is ``rest``."""
+        """Stop, write the files, and return the seconds of each part; what is left of the whole is ``rest``."""
         wait_for_device()
         whole = time.perf_counter() - self._began
         self._profiler.stop()

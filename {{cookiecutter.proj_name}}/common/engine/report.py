@@ -4,66 +4,56 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
-from common.engine.trainer_parts import TrainerParts
 from common.log.console import add_log
 from common.run.distributed import get_data_size, get_world_size
-from common.state.experiment import describe_device
+from common.state.environment import describe_device
+
+if TYPE_CHECKING:
+    from common.engine.trainer import Trainer
 
 
-def start_banner(trainer: TrainerParts) -> None:
+def start_banner(trainer: Trainer) -> None:
     """Log device, precision, parameters, set sizes, the batch size that counts, and where results go."""
-    config = trainer.config
+    config, folder = trainer.config.trainer, trainer.session.folder
     parameters = [parameter for model in trainer.models.values() for parameter in model.parameters()]
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    batch, accumulate, parts = batch_size_of(trainer.train_loader), config.trainer.accumulate, get_data_size()
-    strategy = "" if trainer.session.strategy == "none" else f" ({trainer.session.strategy})"
-    compiled, layout = config.trainer.compile, ", channels last" if config.trainer.channels_last else ""
-    mode = f", compiled ({compiled})" if isinstance(compiled, str) else ", compiled" if compiled else ""
-    precision = config.trainer.precision + mode + layout
+    loader, name, parts = trainer.train_loader, trainer.session.strategy.name, get_data_size()
+    batch = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+    strategy = "" if name == "none" else f" ({name})"
+    mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
+    precision = config.precision + mode + ", channels last" * config.channels_last
     for line in (
-        f"experiment   {trainer.session.folder}",
+        f"experiment   {folder}",
         f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}",
         f"parameters   {total:,}, of which {trainable:,} trainable",
-        f"samples      {count_of(trainer.train_loader)} for training, {count_of(trainer.val_loader)} for validation",
-        f"batch        {batch * accumulate * parts}: {batch} samples x {accumulate} accumulated x {parts} processes",
-        f"length       {config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations, "
+        f"samples      {_count(trainer.train_loader)} for training, {_count(trainer.val_loader)} for validation",
+        f"batch        {batch * config.accumulate * parts}: {batch} samples x {config.accumulate} accumulated x "
+        f"{parts} processes",
+        f"length       {trainer.config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations, "
         f"from epoch {trainer.epoch}, iteration {trainer.iteration}",
-        f"watch it     tensorboard --logdir {trainer.session.folder / 'event'}",
+        f"watch it     tensorboard --logdir {folder / 'event'}",
     ):
         add_log(line)
 
 
-def count_of(loader: DataLoader | None) -> str:
+def _count(loader: DataLoader | None) -> str:
     """Return how many samples a loader's set has, as text."""
     if loader is None:
         return "none"
-    try:
-        return f"{len(loader.dataset):,}"
-    except (AttributeError, TypeError):
-        return "a stream"
+    length = getattr(loader.dataset, "__len__", None)
+    return f"{length():,}" if length else "a stream"
 
 
-def batch_size_of(loader: DataLoader) -> int:
-    """Return how many samples a full batch of this process holds; 1 if the loader does not tell."""
-    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
-
-
-def closing_summary(trainer: TrainerParts, began: float) -> None:
-    """Log the best result and its checkpoint, the time taken and where everything is.
-
-    Args:
-        trainer: The trainer that has run.
-        began: ``time.perf_counter()`` at its start.
-    """
-    checkpoints, selection = trainer.session.folder / "checkpoints", trainer.selection
-    if selection.best is not None:
-        add_log(
-            f"best         {selection.metric} {selection.best:.4f}, in {checkpoints / f'best_{selection.metric}.pt'}"
-        )
+def closing_summary(trainer: Trainer, began: float) -> None:
+    """Log the best result and its checkpoint, the time since ``began`` (``perf_counter``) and where everything is."""
+    checkpoints, best = trainer.session.folder / "checkpoints", trainer.best
+    if best.best is not None:
+        add_log(f"best         {best.metric} {best.best:.4f}, in {checkpoints / f'best_{best.metric}.pt'}")
     add_log(f"final        {checkpoints / 'final.pt'}")
     add_log(f"time         {time.perf_counter() - began:.1f} s for {trainer.total_iterations:,} iterations")
 

@@ -1,1 +1,1 @@
-"""What a run says: console and file, curves, averages, metrics, the progress bar."""
+"""What a run reports: console and file, curves, averages, metrics, the progress bar."""

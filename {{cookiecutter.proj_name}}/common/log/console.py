@@ -16,14 +16,10 @@ _FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
 
 
 def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
-    """Send the log to the console and, if given, to a file, to which it appends.
+    """Send the log to the console and append it to a file, if one is given.
 
-    On a terminal the lines pass through tqdm, so that they do not tear the progress bar. Ranks other than 0 show
-    errors only, with their rank in front.
-
-    Args:
-        file: The file.
-        secrets: Texts that are hidden in every line.
+    Lines pass through tqdm, so that they do not tear the progress bar. Ranks other than 0 show errors only, with their
+    rank in front. ``secrets`` are hidden in every line.
     """
     secrets = set(secrets)
     logger.remove()
@@ -47,11 +43,8 @@ def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
 
     Args:
         message: The text.
-        level: DEBUG (file only), INFO, WARNING or ERROR, in any case.
+        level: DEBUG (file only), INFO, WARNING or ERROR, in upper or lower case.
         in_bar: The progress bar shows the same, so a terminal does not need the line.
-
-    Raises:
-        ValueError: Another level.
     """
     if level.upper() not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, found {level!r}")

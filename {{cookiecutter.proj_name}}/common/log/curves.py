@@ -1,4 +1,4 @@
-"""Where a run leaves its curves: TensorBoard in ``event/`` and one JSON object a line in ``metrics.jsonl``."""
+"""The curves of a run: TensorBoard events in ``event/`` and one JSON object per line in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import image as image_summary
 
 from common.log.console import add_log
-from common.run.distributed import get_rank
-from common.vision.pictures import write_picture
+from common.run.distributed import master_only
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_JSON = "metrics.jsonl"
 
-class Monitor:
-    """Writes scalars and pictures of one experiment.
 
-    As a part of a checkpoint it knows how long its files were, and cuts them back when a run goes on from there, so
-    that no step appears twice. A run that begins anew in a folder empties them.
+class Curves:
+    """Records the scalars and pictures of an experiment, on rank 0; on the other ranks nothing happens.
+
+    As a part of a checkpoint it knows the length of each of its files, and cuts them back on a resume, so that no step
+    appears twice. A run that starts anew in the same folder empties them.
 
     Args:
         folder: The experiment's folder; created if needed.
@@ -37,36 +38,40 @@ class Monitor:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._state: dict = {"step": -1, "sizes": {}}
+        self._step, self._sizes = -1, {}
         self._files: dict[str, _GrowingFile] = {}
 
+    @master_only
     def add_scalars(self, split: str, values: Mapping[str, float], epoch: int, step: int) -> None:
-        """Record the values under ``<split>/<name>``: all in one TensorBoard event, and as one line of JSON.
+        """Record values as ``<split>/<name>`` in one TensorBoard event, and as one line of JSON.
 
-        A value that is not finite is null in JSON, which has no such numbers.
+        JSON has no numbers that are not finite: there they are null.
         """
         scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in values.items()]
-        self._add_summary(Summary(value=scalars), step)
+        self._write(Summary(value=scalars), step)
         line = {"split": split, "epoch": epoch, "step": step, "time": round(time.time(), 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._files["metrics.jsonl"].write(json.dumps(line).encode() + b"\n")
+        self._files[_JSON].write(json.dumps(line).encode() + b"\n")
 
+    @master_only
     def add_image(self, split: str, name: str, image: torch.Tensor, step: int, file: Path | None = None) -> None:
-        """Record a picture under ``<split>/<name>``, and as a PNG file too if ``file`` (below ``progress/``) is given.
+        """Record a picture as ``<split>/<name>``.
 
         Args:
-            split: ``train``, ``val`` or ``eval``.
-            name: The picture's name.
             image: (3, H, W) or (1, H, W), floating values in [0, 1] or uint8.
-            step: The iteration it belongs to.
-            file: Where to write it, relative to the experiment's ``progress/<split>/``.
+            file: Where to write it as a PNG file too, relative to the experiment's ``progress/<split>/``.
         """
-        self._add_summary(image_summary(f"{split}/{name}", image, dataformats="CHW"), step)
+        pixels = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().byte()
+        summary = image_summary(f"{split}/{name}", pixels, dataformats="CHW")
+        self._write(summary, step)
         if file is not None:
-            write_picture(image, self._folder / "progress" / split / file)
+            path = self._folder / "progress" / split / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(summary.value[0].image.encoded_image_string)
 
+    @master_only
     def add_figure(self, split: str, name: str, figure: Figure, step: int) -> None:
-        """Record a figure of matplotlib under ``<split>/<name>``."""
+        """Record a figure of matplotlib as ``<split>/<name>``."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         canvas = FigureCanvasAgg(figure)
@@ -76,44 +81,41 @@ class Monitor:
 
     def state_dict(self) -> dict:
         """Return the last step recorded, and the length of each file in bytes."""
-        return {"step": self._state["step"], "sizes": dict(self._state["sizes"]) | self._sizes()}
+        return {"step": self._step, "sizes": self._sizes | {name: file.size for name, file in self._files.items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        """Cut the files back to ``state_dict`` before the next thing is recorded."""
-        self._state = {"step": int(state["step"]), "sizes": dict(state["sizes"])}
+        """Cut the files back to those of ``state_dict``, as soon as there is something to record."""
+        self._step, self._sizes = int(state["step"]), dict(state["sizes"])
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
             file.close()
 
-    def _add_summary(self, summary: Summary, step: int) -> None:
+    def _write(self, summary: Summary, step: int) -> None:
         if not self._files:
             self._open()
-        self._state["step"] = max(self._state["step"], step)
+        self._step = max(self._step, step)
         self._events.write(Event(summary=summary, step=step, wall_time=time.time()).SerializeToString())
 
     def _open(self) -> None:
-        """Cut back what is there, and begin a new file of events, which tells a running TensorBoard of the cut."""
+        """Cut the old files back, and start a new event file, which tells a running TensorBoard of the cut."""
         events = self._folder / "event"
         events.mkdir(parents=True, exist_ok=True)
-        for path in (self._folder / "metrics.jsonl", *events.glob("*tfevents*")):
-            _cut(path, self._state["sizes"].get(str(path.relative_to(self._folder).as_posix()), 0))
+        for path in (self._folder / _JSON, *events.glob("*tfevents*")):
+            _cut(path, self._sizes.get(path.relative_to(self._folder).as_posix(), 0))
         second, fraction = divmod(time.time_ns(), 10**9)
         name = f"event/events.out.tfevents.{second}.{fraction:09}.{socket.gethostname()}"
-        self._files = {key: _GrowingFile(self._folder / key) for key in ("metrics.jsonl", name)}
+        self._files = {key: _GrowingFile(self._folder / key) for key in (_JSON, name)}
         self._events = RecordWriter(self._files[name])
         version = Event(file_version="brain.Event:2", wall_time=time.time())
-        purge = Event(session_log=SessionLog(status=SessionLog.START), step=self._state["step"] + 1)
-        for event in (version, purge):
+        restart = Event(session_log=SessionLog(status=SessionLog.START), step=self._step + 1)
+        for event in (version, restart):
             self._events.write(event.SerializeToString())
-
-    def _sizes(self) -> dict[str, int]:
-        return {name: file.size for name, file in self._files.items()}
 
 
 class _GrowingFile:
-    """A file that grows. What a full disk does not take waits in memory until there is room."""
+    """A file that is appended to. What does not fit on a full disk waits in memory until there is room."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, path.open("ab", buffering=0)
@@ -140,37 +142,9 @@ class _GrowingFile:
 
 
 def _cut(path: Path, size: int) -> None:
-    """Shorten a file to a size; an empty file of events goes altogether."""
+    """Cut a file back to a size; an event file of which nothing is left is removed."""
     if size == 0 and path.suffix != ".jsonl":
         path.unlink()
     elif path.exists() and path.stat().st_size > size:
         with path.open("rb+") as file:
             file.truncate(size)
-
-
-class NullMonitor:
-    """A monitor for the ranks that write nothing: the same methods, no effect."""
-
-    def add_scalars(self, *args, **kwargs) -> None:
-        """Do nothing."""
-
-    def add_image(self, *args, **kwargs) -> None:
-        """Do nothing."""
-
-    def add_figure(self, *args, **kwargs) -> None:
-        """Do nothing."""
-
-    def state_dict(self) -> dict:
-        """Return nothing; rank 0's state is what counts."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def open_monitor(folder: Path) -> Monitor | NullMonitor:
-    """Return the experiment's monitor on rank 0 and one that does nothing elsewhere."""
-    return Monitor(folder) if get_rank() == 0 else NullMonitor()

@@ -1,4 +1,4 @@
-"""Averages that stay on the device until somebody reads them."""
+"""Averages that stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 from common.run.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
 Scalar = float | torch.Tensor
+Sums = dict[str, tuple[float, float]]  # name → weighted sum, weight
 
 
 class Meters:
     """Sample-weighted means of named scalars over two windows: since the last ``flush``, and since the last ``reset``.
 
-    ``update`` only keeps references, so a step costs no synchronisation with the device; the sums over time and over
-    the ranks are taken in ``flush`` and ``summary``.
+    ``update`` only keeps references, so a step does not synchronize with the device; ``flush`` and ``summary`` sum over
+    the steps and all ranks.
     """
 
     def __init__(self):
         self._pending: dict[str, list[tuple[Scalar, int]]] = {}
-        self._window: dict[str, tuple[float, float]] = {}
-        self._total: dict[str, tuple[float, float]] = {}
+        self._window: Sums = {}
+        self._total: Sums = {}
 
     def update(self, values: Mapping[str, Scalar], size: int = 1) -> None:
-        """Note one step's values.
+        """Add the values of one step.
 
         Args:
-            values: Name → a number or a tensor with one element, on any device. Other items (names, dicts) are not
-                scalars and are passed over.
-            size: Their weight: the number of samples they are the mean of.
+            values: Name → a number or a tensor with one element, on any device. Anything else is skipped.
+            size: Their weight: the number of samples that they are the mean of.
         """
         pending = self._pending
         for name, value in values.items():
@@ -43,7 +43,7 @@ class Meters:
                 pending[name] = [(value, size)]
 
     def flush(self) -> dict[str, float]:
-        """Return the means since the last flush, over all ranks, and start the next window. Collective."""
+        """Return the means since the last flush, over all ranks, and start a new window. Collective."""
         self._fold()
         means = _means(self._window)
         self._window = {}
@@ -55,26 +55,24 @@ class Meters:
         return _means(self._total)
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.__init__()
+        """Forget all values."""
+        self._pending, self._window, self._total = {}, {}, {}
 
     def state_dict(self) -> dict:
-        """Return each rank's sums so far as plain numbers. Collective."""
+        """Return the sums of each rank as plain numbers. Collective."""
         self._fold()
         return dict(enumerate(gather_data({"window": dict(self._window), "total": dict(self._total)})))
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the sums of ``state_dict``; where the ranks were others, rank 0 takes all of them."""
+        """Resume from saved sums; if the number of ranks has changed, rank 0 takes all of them."""
         self.reset()
         mine = [get_data_rank()] if len(state) == get_data_size() else list(state) if get_rank() == 0 else []
         for rank in mine:
             for sums, saved in ((self._window, state[rank]["window"]), (self._total, state[rank]["total"])):
-                for name, (total, weight) in saved.items():
-                    old = sums.get(name, (0.0, 0.0))
-                    sums[name] = (old[0] + total, old[1] + weight)
+                _add(sums, saved)
 
     def _fold(self) -> None:
-        """Bring what is pending to the host, one transfer a name, and add it to both windows."""
+        """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
             tensors = [value for value in values if isinstance(value, torch.Tensor)]
@@ -92,9 +90,15 @@ class Meters:
         self._pending = {}
 
 
-def _means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the sums' means over all ranks; a rank that saw no sample of a name adds nothing to it."""
-    every = gather_data(sums)
-    names = dict.fromkeys(name for one in every for name in one)
-    totals = {name: [sum(one.get(name, (0.0, 0.0))[i] for one in every) for i in (0, 1)] for name in names}
+def _add(sums: Sums, others: Sums) -> None:
+    for name, (total, weight) in others.items():
+        old_total, old_weight = sums.get(name, (0.0, 0.0))
+        sums[name] = old_total + total, old_weight + weight
+
+
+def _means(sums: Sums) -> dict[str, float]:
+    """Return the means over all ranks, without those that have no weight."""
+    totals: Sums = {}
+    for one in gather_data(sums):
+        _add(totals, one)
     return {name: total / weight for name, (total, weight) in totals.items() if weight}

@@ -1,4 +1,4 @@
-"""How a run shows that it is alive: a bar on a terminal, and speed, waiting time and time to go for the log."""
+"""The progress of a run: a bar on a terminal; speed, waiting time and remaining time for the log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from common.run.distributed import get_rank
 
 
 class Progress:
-    """A progress bar over all iterations of a run, and a clock. The bar shows on rank 0 and on a terminal only.
+    """A progress bar over all iterations of a run, and a clock. The bar is shown on a terminal by rank 0 only.
 
     Args:
         total: Iterations of the whole run.
-        done: Those that lie behind already.
+        done: Iterations done already.
     """
 
     def __init__(self, total: int, done: int = 0):
@@ -27,22 +27,18 @@ class Progress:
         self.restart_clock(done)
 
     def measure(self, done: int) -> dict[str, float]:
-        """Return ``iterations_per_second`` and ``data_wait``, the share of time spent waiting for data.
-
-        Args:
-            done: Iterations that lie behind now.
-        """
+        """Return ``iterations_per_second`` since the last measurement, and ``data_wait``, the share of time waited."""
         elapsed = max(time.perf_counter() - self._marked_at, 1e-9)
         self._speed, self._share = (done - self._marked) / elapsed, self.waited / elapsed
         self.restart_clock(done)
         return {"iterations_per_second": self._speed, "data_wait": self._share}
 
     def restart_clock(self, done: int) -> None:
-        """Begin the next measurement here: what lies before, such as a validation, does not count."""
+        """Start the next measurement here: the time before, as of a validation, does not count."""
         self._marked_at, self._marked, self.waited = time.perf_counter(), done, 0.0
 
     def describe(self) -> str:
-        """Return what was last measured, and the time to go at that speed: ``412 it/s, data 4%, eta 0:01:05``."""
+        """Return the last measurement and the remaining time: ``412 it/s, data 4%, eta 0:01:05``."""
         left = timedelta(seconds=round((self._total - self._marked) / max(self._speed, 1e-9)))
         return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"
 
@@ -51,5 +47,5 @@ class Progress:
         self._bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar."""
         self._bar.close()

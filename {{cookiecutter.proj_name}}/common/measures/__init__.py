@@ -1,1 +1,1 @@
-"""Room: losses and metrics beyond the base classes."""
+"""Room: losses and metrics beyond torch's own."""

@@ -11,12 +11,12 @@ from common.config.registry import LOSS_REGISTRY
 
 @LOSS_REGISTRY.register()
 class DiceLoss(nn.Module):
-    """One minus the overlap of truth and soft prediction: the Dice coefficient of each image and class, averaged.
+    """One minus the Dice coefficient of target and predicted probabilities, averaged over images and classes.
 
-    Source: Milletari et al., V-Net (2016), with the sums of the values, not of their squares.
+    Source: Milletari et al., V-Net (2016), with sums of the values instead of their squares.
 
     Args:
-        smooth: Added to both sides of the quotient, in pixels: an empty mask that is found empty then costs nothing.
+        smooth: Added to numerator and denominator, in pixels, so that an empty prediction of an empty mask has no loss.
     """
 
     def __init__(self, smooth: float = 1.0):
@@ -27,8 +27,8 @@ class DiceLoss(nn.Module):
         """Return a scalar in [0, 1].
 
         Args:
-            logits: (batch, 1, ...) of one class against the background, or (batch, classes, ...).
-            target: In the first case in [0, 1], of the same shape or without the channel; else int64 (batch, ...).
+            logits: (batch, 1, ...) for one class against the background, or (batch, classes, ...).
+            target: For one class values in [0, 1], with or without the channel; otherwise int64 (batch, ...).
         """
         if logits.shape[1] == 1:
             p, truth = logits.sigmoid(), target.reshape(logits.shape).to(logits.dtype)

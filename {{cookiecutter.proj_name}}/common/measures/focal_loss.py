@@ -11,13 +11,13 @@ from common.config.registry import LOSS_REGISTRY
 
 @LOSS_REGISTRY.register()
 class FocalLoss(nn.Module):
-    """The cross-entropy, with less weight on what is right already: (1 - p)^gamma times.
+    """The cross-entropy times (1 - p)^gamma, where p is the probability of the true class: easy samples weigh less.
 
     Source: Lin et al., Focal Loss for Dense Object Detection (2017).
 
     Args:
-        gamma: How much less; 0 is the cross-entropy.
-        alpha: Weight of class 1 against class 0, in [0, 1], of a binary target. None: both 1.
+        gamma: The exponent; 0 is the cross-entropy.
+        alpha: For a binary target the weight of class 1, in [0, 1]; class 0 has 1 - alpha. None: both have 1.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None):
@@ -28,8 +28,8 @@ class FocalLoss(nn.Module):
         """Return a scalar, the mean over all elements.
 
         Args:
-            logits: (batch, 1, ...) of a binary target, or (batch, classes, ...).
-            target: In the first case in [0, 1], of the same shape or without the channel; else int64 (batch, ...).
+            logits: (batch, 1, ...) for a binary target, or (batch, classes, ...).
+            target: If binary, values in [0, 1], with or without the channel; otherwise int64 (batch, ...).
         """
         if logits.shape[1] == 1:
             target = target.reshape(logits.shape).to(logits.dtype)

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics."""
+"""Metrics from torchmetrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from common.data.lookup import class_numbers, pick, predicted_classes
-from common.log.base_metric import BaseMetric
+from common.log.metric import BaseMetric
 from common.run.distributed import gather_data, is_distributed
 
 if TYPE_CHECKING:
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 
 class TorchMetric(BaseMetric):
-    """A metric that torchmetrics keeps, over the whole set on all ranks together.
+    """A torchmetrics metric over the whole set, on all ranks together.
 
-    Its inputs are the class that is chosen and the true one; where a metric takes others, override ``inputs``.
-
-    Import torchmetrics where you build the metric, within ``__init__``: it takes a second, which a run without such a
-    metric need not wait.
+    It is given predicted and true classes; override ``inputs`` for a metric that takes something else. Import
+    torchmetrics within ``__init__``, because that takes a second, which other runs should not have to wait.
 
     Args:
-        metric: A metric of torchmetrics.
-        input_name: Where logits (batch, classes, ...) and class numbers (batch, ...) stand.
+        metric: The metric.
+        input_name: Names of the logits (batch, classes, ...) and of the class numbers (batch, ...).
     """
 
     def __init__(self, metric: Metric, input_name: Sequence[str] = ("logits", "label")):
@@ -34,7 +32,7 @@ class TorchMetric(BaseMetric):
         self.metric, self.input_name = metric, input_name
 
     def inputs(self, output_dict: dict, data_dict: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return prediction and truth of a batch, as the metric takes them."""
+        """Return prediction and truth of a batch, as the metric expects them."""
         logits, target = pick(self.input_name, "metric", output_dict, data_dict)
         return predicted_classes(logits), class_numbers(target, logits)
 
@@ -43,15 +41,15 @@ class TorchMetric(BaseMetric):
         self.metric.reset()
 
     def update(self, output_dict: dict, data_dict: dict) -> None:
-        """Take in a batch; what is counted stays on the device."""
+        """Take in a batch; the counts stay on the device."""
         prediction, truth = self.inputs(output_dict, data_dict)
         self.metric.to(prediction.device).update(prediction, truth)
 
     def compute(self) -> float:
-        """Return the value over all that was seen. Collective."""
+        """Return the value over everything seen since the last reset. Collective."""
         return float(self.metric.compute())
 
 
 def _gather(state: torch.Tensor, group: object = None) -> list[torch.Tensor]:
-    """Return a state of each part of the data, in order; those of ranks that share a part count once."""
+    """Return the state of each part of the data; ranks that hold the same part count once."""
     return [part.to(state.device) for part in gather_data(state.cpu())]

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, warm-up, and gradient clipping."""
+"""Optimizers and learning rate schedules by name, and warm-up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
@@ -21,17 +20,16 @@ from common.run.distributed import get_data_size
 OPTIMIZER_REGISTRY = Registry("optimizer", fallback="torch.optim")
 SCHEDULER_REGISTRY = Registry("schedule", fallback="torch.optim.lr_scheduler")
 
-# The arguments in which torch's schedules, and ours, take their own length.
-_LENGTH_ARGUMENTS = ("T_max", "total_iters", "total_steps")
+_LENGTH_ARGUMENTS = ("T_max", "total_iters", "total_steps")  # in which a schedule takes its own length
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = "optim") -> Optimizer:
-    """Build the optimizer that a config section names, in torch's fused form where these parameters allow it.
+    """Build the optimizer of a config section, fused where these parameters allow it.
 
     Args:
         config: The section.
-        parameters: Parameters, or parameter groups, whose own ``lr`` and other keys come first.
-        where: The section's place in the config, for messages.
+        parameters: Parameters, or parameter groups, whose own ``lr`` and other keys take precedence.
+        where: The section's key in the config, for messages.
 
     Raises:
         UserError: An unknown name, arguments that do not fit, or an optimizer that needs a closure.
@@ -44,11 +42,11 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
     keys: dict[str, Any] = {"lr": config.lr * factor, **config.args}
     if config.weight_decay or "weight_decay" in accepted:
         keys.setdefault("weight_decay", config.weight_decay)
-    section, groups = {"type": config.type, **keys}, as_groups(parameters)
+    section, groups = {"type": config.type, **keys}, _as_groups(parameters)
+    is_mixed = any(len(set(map(_layout, group["params"]))) > 1 for group in groups)
+    can_choose = "fused" in accepted and not {"fused", "foreach"} & keys.keys()
     try:
-        is_mixed = any(len(by_layout(group["params"])) > 1 for group in groups)
-        may_choose = "fused" in accepted and not {"fused", "foreach"} & keys.keys()
-        if may_choose and not is_mixed and all(map(_can_be_fused, groups)):
+        if can_choose and not is_mixed and all(map(_can_be_fused, groups)):
             with suppress(RuntimeError):  # this optimizer has no fused form on this device
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
         if is_mixed and "foreach" in accepted:
@@ -58,38 +56,34 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
         raise UserError(f"{where}: {config.type}: {error}") from error
 
 
-def _can_be_fused(group: dict[str, Any]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in group["params"])
-
-
-def by_layout(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Return the tensors in groups that torch's operations on lists can take: spread in the same way, or whole."""
-    groups: dict[Any, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        layout = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
-        groups.setdefault(layout, []).append(tensor)
-    return list(groups.values())
-
-
-def as_groups(parameters: Iterable) -> list[dict[str, Any]]:
-    """Return parameters or parameter groups as groups, whose iterators can be read more than once."""
+def _as_groups(parameters: Iterable) -> list[dict[str, Any]]:
+    """Return parameters or parameter groups as groups whose parameters can be iterated more than once."""
     parameters = list(parameters)
     if parameters and not isinstance(parameters[0], dict):
         parameters = [{"params": parameters}]
     return [{**group, "params": list(group["params"])} for group in parameters]
 
 
+def _layout(parameter: torch.Tensor) -> tuple:
+    """Return how a parameter is sharded; fused and foreach operations take only tensors of the same layout."""
+    return getattr(parameter, "device_mesh", None), getattr(parameter, "placements", None)
+
+
+def _can_be_fused(group: dict[str, Any]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in group["params"])
+
+
 def build_scheduler(
     config: OptimizerConfig, optimizer: Optimizer, total: int, where: str = "optim"
 ) -> LRScheduler | ReduceLROnPlateau | None:
-    """Build the schedule that a config section names, behind its linear warm-up.
+    """Build the schedule of a config section, after its linear warm-up; None where there is neither.
 
     Args:
-        config: The section; ``lr_scheduler`` null and no warm-up give None.
+        config: The section.
         optimizer: The optimizer whose learning rates it sets.
-        total: Length of the run in the schedule's unit (epochs or optimizer steps). A length that the config leaves out
-            is what the warm-up leaves of it.
-        where: The section's place in the config, for messages.
+        total: Length of the run in the schedule's unit (epochs or optimizer steps). A schedule whose length is not
+            configured takes what the warm-up leaves of it.
+        where: The section's key in the config, for messages.
 
     Raises:
         UserError: An unknown name, or arguments that do not fit.
@@ -174,42 +168,3 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, min_factor:
     Source: Chen et al., DeepLab (2018).
     """
     return LambdaLR(optimizer, lambda step: max(min_factor, max(0.0, 1 - step / total_steps) ** power))
-
-
-def global_norm(gradients: list[torch.Tensor], are_spread: bool = False) -> torch.Tensor:
-    """Return the norm of all gradients together, a scalar tensor on their device; nothing is synchronised.
-
-    It is finite exactly if all of them are (and their squares do not overflow). Where some gradients are spread over
-    processes, it is that of the whole ones. Collective there.
-    """
-    if not are_spread:
-        return _norm(gradients)
-    norms = [_norm(alike) for alike in by_layout(gradients)]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-
-
-def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def clip_gradients_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:
-    """Scale the gradients in place so that their ``global_norm``, given as ``norm``, is at most ``limit``.
-
-    What ``torch.nn.utils.clip_grad_norm_`` does, on a list kept by the caller and without a look at each parameter.
-    """
-    if norm.device.type != "cpu" or norm.dtype not in (torch.float32, torch.float64):
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
-        return
-    # The same arithmetic, to the last bit, on numbers: each operation of torch costs as much as all of it.
-    value = norm.numpy()[()]
-    number = type(value)
-    factor = number(limit) * (number(1) / (value + number(1e-6)))
-    if not factor >= 1:
-        torch._foreach_mul_(gradients, float(factor))
-
-
-def clip_gradients_by_value(gradients: list[torch.Tensor], limit: float) -> None:
-    """Limit each value of the gradients to [-limit, limit], in place."""
-    torch._foreach_clamp_min_(gradients, -limit)
-    torch._foreach_clamp_max_(gradients, limit)

@@ -1,10 +1,9 @@
-"""One optimizer and all that happens around its step: scaling, clipping, the schedule, the average of the weights."""
+"""One optimizer and everything around its step: loss scaling, clipping, the schedule, the average of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,38 +11,30 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.config.schema import OptimizerConfig
-from common.optim.build import clip_gradients_by_norm, clip_gradients_by_value, global_norm
 from common.optim.ema import EMA
 from common.run.distributed import gather_data, get_data_rank, get_data_size
-from common.sharding.tensors import is_spread, local_parts, spread_like, whole_optimizer
+from common.run.strategy import WHOLE, Strategy
 
 Scheduler = LRScheduler | ReduceLROnPlateau
 Place = tuple[int, int]
 
 
-class _Outcome(NamedTuple):
-    """Whether a step was made, where it was due, and the losses behind it."""
-
-    moved: bool | torch.Tensor
-    place: Place
-    losses: list[torch.Tensor]
-
-
-class Updater:
+class OptimizerStep:
     """Turns losses into new weights for the parameters of one optimizer.
 
-    A step whose losses or gradients are not finite is not made: weights, optimizer, schedule, average and counters stay
-    as they are. Where the device computes beside the host (CUDA) and the optimizer is fused, the device decides that
-    by itself, and the host learns of it with the next step, in ``settle``; otherwise the host decides at once.
+    A step whose losses or gradients are not finite is skipped: weights, optimizer, schedule, average and step count
+    stay as they are. With a fused optimizer on CUDA the device skips it without the host, which learns of it at the
+    next step, in ``settle``; otherwise the host decides at once.
 
     Args:
-        optimizer: Already built over its parameters, which stay the same from here on.
+        optimizer: The optimizer; its parameters stay the same from here on.
         scheduler: Its schedule, if any.
         config: Its section: clipping and the decay of the average.
-        model: The bare model whose weights are averaged.
+        model: The unwrapped model whose weights are averaged.
         precision: ``fp16`` scales the losses.
         only: Restrict each backward pass to this optimizer's parameters: several optimizers share a graph.
-        on_lost: Called for each step that was not made, with its place and the window's losses.
+        on_skipped: Called for each skipped step, with its place and the losses of its window.
+        strategy: How the model was placed.
     """
 
     def __init__(
@@ -54,23 +45,25 @@ class Updater:
         model: nn.Module,
         precision: str = "fp32",
         only: bool = False,
-        on_lost: Callable[[Place, list[torch.Tensor]], None] = lambda place, losses: None,
+        on_skipped: Callable[[Place, list[torch.Tensor]], None] = lambda place, losses: None,
+        strategy: Strategy = WHOLE,
     ):
         self.optimizer, self.scheduler = optimizer, scheduler
+        self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.ema = EMA(model, config.ema_decay) if config.ema_decay else None
+        self.ema = EMA(model, config.ema_decay, strategy) if config.ema_decay else None
         device = self.parameters[0].device.type
         self.scaler = torch.amp.GradScaler(device) if precision == "fp16" else None
         self.grad_norm: torch.Tensor | None = None
-        self.steps = self.lost_in_a_row = 0
-        self._config, self._on_lost = config, on_lost
+        self.steps = self.skipped_in_a_row = 0
+        self._config, self._on_skipped, self._strategy = config, on_skipped, strategy
         self._inputs = self.parameters if only else None
-        self._clip_limit = 0.0
+        self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
         self._on_cpu = device == "cpu"
-        self._is_sharded = is_spread(self.parameters)
-        self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not self._is_sharded
+        self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not strategy.is_sharded
         self._losses: list[torch.Tensor] = []
-        self._outcome: _Outcome | None = None
+        # A step that the device decides, until the host learns of it: whether it was made, its place and losses.
+        self._pending: tuple[torch.Tensor, Place, list[torch.Tensor]] | None = None
         self._moved = self._schedule_is_due = self._unscaled = False
 
     def start_epoch(self, epoch: int) -> None:
@@ -80,74 +73,74 @@ class Updater:
         self._clip_limit = config.clip_gradients_warmup if late else config.clip_gradients
 
     def backward(self, loss: torch.Tensor, closes_window: bool = True, retain_graph: bool = False) -> None:
-        """Add the gradients of a loss (one element) to those of this window, whose close rids them of fp16's scale.
+        """Add the gradients of a loss (one element) to those of this window; its last loss unscales them (fp16).
 
         A loss that is not finite makes every gradient NaN, on all ranks, even where its own gradient would be finite.
         """
-        self._losses.append(loss.detach())
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        # A CPU's value is read in no time; elsewhere reading it would wait for the device.
-        is_fine = self._on_cpu and math.isfinite(scaled.item())
-        scaled.backward(None if is_fine else scaled.detach() * 0 + 1, inputs=self._inputs, retain_graph=retain_graph)
-        if closes_window:
+        value = loss.detach()
+        self._losses.append(value)
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+            value = loss.detach()
+        # Reading a value is free on a CPU; elsewhere it would wait for the device.
+        start = None if self._on_cpu and math.isfinite(value.item()) else value * 0 + 1
+        torch.autograd.backward(loss, start, retain_graph=retain_graph, inputs=self._inputs)
+        if self.scaler is not None and closes_window:
             self._unscale()
 
     def step(self, place: Place = (0, 0)) -> None:
-        """Clip, step, average, and drop the gradients; nothing happens in a window without a loss.
+        """Clip, step, average, and drop the gradients; a window without a loss does nothing.
 
         Args:
-            place: Epoch and iteration, for ``on_lost``.
+            place: Epoch and iteration, for ``on_skipped``.
         """
-        self.settle()
-        gradients, losses = self._gradients(), self._losses
-        self._losses = []
+        if self._device_decides:
+            self.settle()
+        losses, self._losses = self._losses, []
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not gradients:
             return
-        self._unscale()
-        norm = self.grad_norm = global_norm(gradients, self._is_sharded)
+        if self.scaler is not None:
+            self._unscale()
+        norm = self.grad_norm = self._strategy.global_norm(gradients)
         if self._clip_limit:
-            parts = local_parts(gradients) if self._is_sharded else gradients
-            if self._config.clip_by == "norm":
-                clip_gradients_by_norm(parts, self._clip_limit, norm)
-            else:
-                clip_gradients_by_value(parts, self._clip_limit)
-        # The first step allots the optimizer's state, which torch leaves unfilled where the device passes it over.
-        if self._device_decides and self.optimizer.state:
-            self._outcome = _Outcome(self._step_on_device(norm.isfinite()), place, losses)
-        else:
-            self._outcome = _Outcome(self._step_now(norm), place, losses)
+            parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
+            self._clip(parts, self._clip_limit, norm)
+        # The host decides the first step: it allocates the optimizer's state, which the device would leave unfilled.
+        on_device = self._device_decides and bool(self.optimizer.state)
+        moved = not on_device and math.isfinite(norm.item())
+        if on_device:
+            self._pending = self._step_on_device(norm.isfinite()), place, losses
+        elif moved:
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.update()
         if self.scaler is not None:
             self.scaler.update()
             self._unscaled = False
         for parameter in self.parameters:
             parameter.grad = None
-        if not self._device_decides:
-            self.settle()
+        if not on_device:
+            self._count(moved, place, losses)
 
     def settle(self) -> None:
-        """Learn how the last step went, and let what depends on it follow: the counters and the schedule."""
-        outcome, self._outcome = self._outcome, None
-        if outcome is not None:
-            moved = outcome.moved
-            if isinstance(moved, torch.Tensor):
-                moved = self._receive(moved)
-                if self.ema is not None and not moved:
-                    self.ema.updates -= 1
-            self.steps += moved
-            self._moved |= moved
-            self.lost_in_a_row = 0 if moved else self.lost_in_a_row + 1
-            if not moved:
-                self._on_lost(outcome.place, outcome.losses)
+        """Learn the outcome of a step that the device decided, then update the counters and the schedule."""
+        if self._pending is not None:
+            (sent, place, losses), self._pending = self._pending, None
+            moved = self._receive(sent)
+            if self.ema is not None and not moved:
+                self.ema.updates -= 1
+            self._count(moved, place, losses)
         if self._schedule_is_due:
             self._schedule_is_due = False
-            if self._moved and self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
-                self.scheduler.step()
+            if self._moved and self._schedule is not None:
+                self._schedule.step()
             self._moved = False
 
     def step_scheduler(self) -> None:
-        """Advance the schedule by one, unless no step was made since the last time, or it waits for a validation."""
+        """Advance the schedule by one, unless every step since the last time was skipped or it is a plateau's."""
         self._schedule_is_due = True
-        if self._outcome is None:
+        if self._pending is None:
             self.settle()
 
     def step_plateau(self, score: float | None) -> None:
@@ -156,7 +149,7 @@ class Updater:
             self.scheduler.step(score)
 
     def log_values(self) -> dict[str, float]:
-        """Return the learning rate now, and the last norm of the gradients, before they were clipped.
+        """Return the current learning rate, and the norm of the last gradients before clipping.
 
         Further parameter groups have ``learning_rate_<i>``.
         """
@@ -165,15 +158,15 @@ class Updater:
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
     def parts(self) -> dict[str, object]:
-        """Return what a checkpoint must hold, by kind; scheduler, scaler and ema where there are such."""
+        """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
         parts = {
-            "optimizer": whole_optimizer(self.optimizer),
+            "updater": self,  # first: it settles the last step, which the states of the others depend on
+            "optimizer": self._strategy.optimizer_part(self.optimizer),
             "scheduler": self.scheduler,
             "scaler": self.scaler,
             "ema": self.ema,
         }
-        # The updater comes first: it settles the last step, which the others' states depend on.
-        return {"updater": self} | {kind: part for kind, part in parts.items() if part is not None}
+        return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
         """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective.
@@ -182,44 +175,40 @@ class Updater:
         """
         self.settle()
         gradients = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
-        if self._is_sharded:
-            every = [gradients]
-        else:
-            every = gather_data({i: gradient.cpu() for i, gradient in gradients.items()})
-        counters = {"steps": self.steps, "lost_in_a_row": self.lost_in_a_row, "moved": self._moved}
-        return counters | {"grad_norm": self.grad_norm, "gradients": every}
+        is_sharded = self._strategy.is_sharded
+        saved = [gradients] if is_sharded else gather_data({i: grad.cpu() for i, grad in gradients.items()})
+        counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
+        return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from ``state_dict``; where the ranks were others, each takes the mean of their gradients."""
-        self.steps, self.lost_in_a_row, self._moved = state["steps"], state["lost_in_a_row"], state["moved"]
+        """Resume from ``state_dict``; if the number of ranks has changed, each takes the mean of the gradients."""
+        self.steps, self.skipped_in_a_row, self._moved = state["steps"], state["lost_in_a_row"], state["moved"]
         self.grad_norm, saved = state["grad_norm"], state["gradients"]
-        mine = [saved[get_data_rank()]] if len(saved) == get_data_size() and not self._is_sharded else saved
-        gradients = mine[0]
-        if len(mine) > 1:
-            gradients = {i: torch.stack([one[i] for one in mine]).mean(0) for i in gradients}
-        for i, gradient in spread_like(gradients, dict(enumerate(self.parameters))).items():
+        if len(saved) == get_data_size() and not self._strategy.is_sharded:
+            saved = [saved[get_data_rank()]]
+        gradients = saved[0]
+        if len(saved) > 1:
+            gradients = {i: torch.stack([one[i] for one in saved]).mean(0) for i in gradients}
+        for i, gradient in self._strategy.distribute(gradients, dict(enumerate(self.parameters))).items():
             self.parameters[i].grad = gradient.to(self.parameters[i]).clone()
 
-    def _gradients(self) -> list[torch.Tensor]:
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-
     def _unscale(self) -> None:
-        """Divide the gradients by the scaler's scale, once a window."""
-        if self.scaler is not None and not self._unscaled and self._gradients():
+        """Divide the gradients by the scale of fp16, once a window."""
+        if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
             self.scaler.unscale_(self.optimizer)
             self._unscaled = True
 
-    def _step_now(self, norm: torch.Tensor) -> bool:
-        """Step if the norm of the gradients is finite, and return whether that was so."""
-        moved = math.isfinite(norm.item())
+    def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
+        """Count a step that was made, or report one that was skipped."""
         if moved:
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update()
-        return moved
+            self.steps += 1
+            self._moved, self.skipped_in_a_row = True, 0
+        else:
+            self.skipped_in_a_row += 1
+            self._on_skipped(place, losses)
 
     def _step_on_device(self, finite: torch.Tensor) -> torch.Tensor:
-        """Let the device step if that truth value holds, and begin to bring it to the host."""
+        """Let the device step if ``finite`` holds there, and start to send it to the host."""
         self.optimizer.found_inf = 1 - finite.float()
         self.optimizer.step()
         if self.ema is not None:
@@ -227,11 +216,32 @@ class Updater:
         return self._send(finite)
 
     def _send(self, finite: torch.Tensor) -> torch.Tensor:
-        """Begin to bring a truth value to the host."""
-        moved = torch.empty_like(finite, device="cpu", pin_memory=True).copy_(finite, non_blocking=True)
+        sent = torch.empty_like(finite, device="cpu", pin_memory=True).copy_(finite, non_blocking=True)
         self._arrived = torch.cuda.current_stream().record_event()
-        return moved
+        return sent
 
-    def _receive(self, moved: torch.Tensor) -> bool:
-        self._arrived.synchronize()  # the device has had the next forward and backward pass to get here
-        return bool(moved)
+    def _receive(self, sent: torch.Tensor) -> bool:
+        self._arrived.synchronize()  # the device has had the next forward and backward pass to get there
+        return bool(sent)
+
+
+def clip_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:
+    """Scale the gradients in place so that their global norm, given as ``norm``, is at most ``limit``.
+
+    Does what ``torch.nn.utils.clip_grad_norm_`` does, without listing the parameters again.
+    """
+    if norm.device.type != "cpu" or norm.dtype not in (torch.float32, torch.float64):
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+        return
+    # The same arithmetic, bit for bit, on numbers: each tensor operation costs as much as all of it.
+    value = norm.numpy()[()]
+    number = type(value)
+    factor = number(limit) * (number(1) / (value + number(1e-6)))
+    if not factor >= 1:
+        torch._foreach_mul_(gradients, float(factor))
+
+
+def clip_by_value(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor | None = None) -> None:
+    """Limit each value of the gradients to [-limit, limit], in place; their norm does not matter."""
+    torch._foreach_clamp_min_(gradients, -limit)
+    torch._foreach_clamp_max_(gradients, limit)

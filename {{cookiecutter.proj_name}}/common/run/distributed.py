@@ -1,4 +1,4 @@
-"""Who am I among the processes, and the few collectives the engine needs. With one process all of it is free."""
+"""This process among the others, and the few collectives that the engine needs. With one process all of it is free."""
 
 import functools
 import os
@@ -11,16 +11,16 @@ import torch
 import torch.distributed as dist
 
 _SHORT, _HEAD = 2048, 8  # bytes of a short message, and of the length at its head
-_ranks_a_sample = 1  # neighbouring ranks that share a model's layers, and so see the same samples
+_ranks_per_model = 1  # neighboring ranks that share one model's layers, and so see the same samples
 
 
 def is_distributed() -> bool:
-    """Return whether a process group of torch.distributed is up."""
+    """Return whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
 
 
 def get_rank() -> int:
-    """Return this process's number among all processes; 0 writes the files."""
+    """Return this process's number among all; rank 0 writes the files."""
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -30,24 +30,24 @@ def get_local_rank() -> int:
 
 
 def get_world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def share_samples(ranks: int) -> None:
-    """Let so many neighbouring ranks see the same samples, since they hold one model between them."""
-    global _ranks_a_sample
-    _ranks_a_sample = ranks
+    """Let so many neighboring ranks see the same samples, since they hold one model between them."""
+    global _ranks_per_model
+    _ranks_per_model = ranks
 
 
 def get_data_rank() -> int:
     """Return which part of each batch this process sees."""
-    return get_rank() // _ranks_a_sample
+    return get_rank() // _ranks_per_model
 
 
 def get_data_size() -> int:
     """Return into how many parts each batch is divided: the number of processes, unless some share a model."""
-    return get_world_size() // _ranks_a_sample
+    return get_world_size() // _ranks_per_model
 
 
 def master_only(function: Callable) -> Callable:
@@ -67,10 +67,7 @@ def barrier() -> None:
 
 
 def let_threads_rest() -> None:
-    """Let gloo's threads finish: they take hold of Python to free a tensor, which neither a fork nor the end survives.
-
-    A forked process then waits for ever, and Python's end aborts.
-    """
+    """Let gloo's threads finish: they take Python's lock to free a tensor, and a fork or Python's exit then hangs."""
     if is_distributed():
         time.sleep(0.03)
 
@@ -106,19 +103,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def gather_data(value: Any) -> list[Any]:
-    """Return one value for each part of the data, in order, on every rank: what sums over samples are made of."""
-    return gather(value)[::_ranks_a_sample]
+    """Return one value for each part of the data, in order, on every rank."""
+    return gather(value)[::_ranks_per_model]
 
 
-def describe_loss(error: BaseException) -> str | None:
-    """Return what an error says of the other processes, if it comes from talking to them."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
-        return None
-    if "imed out" in text or "timeout" in text:
-        return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
-    detail = " ".join(text.split())
-    return f"another process has ended, and what it said is the cause, or cannot be reached ({detail[:120]})"
+def any_rank(flag: bool) -> bool:
+    """Return on every rank whether the flag is set on at least one."""
+    return any(gather(flag))
 
 
 def reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -130,6 +121,11 @@ def reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_rank(flag: bool) -> bool:
-    """Return on every rank whether the flag is set on at least one: how all agree on what to do next."""
-    return any(gather(flag))
+def describe_broken_group(error: BaseException) -> str | None:
+    """Return what an error says of the other processes, if it was raised by a collective."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
+        return None
+    if "imed out" in text or "timeout" in text:
+        return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
+    return f"another process has ended, and what it said is the cause, or cannot be reached ({text[:120]})"

@@ -10,19 +10,19 @@ import sys
 import uuid
 
 from common.config.errors import UserError
-from common.run.signals import INTERRUPTED, SAVED_AND_CUT
+from common.run.signals import INTERRUPTED, SAVED
 
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def start_processes(count: int, patience: int) -> int:
-    """Run this very command in so many processes on this machine, as ``torchrun --standalone`` does.
+def start_processes(count: int, grace: int) -> int:
+    """Run this very command in several processes on this machine, as ``torchrun --standalone`` does.
 
-    A signal goes on to each of them. If one fails, the others end, too.
+    A signal is passed on to each of them. If one fails, the others end, too.
 
     Args:
-        count: How many.
-        patience: Seconds that they have after a signal to save and leave.
+        count: Number of processes.
+        grace: Seconds that they have after a signal to save and leave.
 
     Returns:
         The exit code of the run: that of the first process that failed.
@@ -32,6 +32,7 @@ def start_processes(count: int, patience: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    disabled = logging.root.manager.disable
     logging.disable()  # the processes speak for themselves
     config = LaunchConfig(
         min_nodes=1,
@@ -43,7 +44,7 @@ def start_processes(count: int, patience: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle=_SIGNALS,
-        shutdown_timeout=patience,
+        shutdown_timeout=grace,
     )
     try:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
@@ -54,28 +55,30 @@ def start_processes(count: int, patience: int) -> int:
             print(f"rank {first.local_rank}: the process (pid {first.pid}) was ended by {name}", file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 1
     except SignalException as end:
-        return INTERRUPTED if end.sigval == signal.SIGINT else SAVED_AND_CUT
+        return INTERRUPTED if end.sigval == signal.SIGINT else SAVED
+    finally:
+        logging.disable(disabled)
     return 0
 
 
 def adopt_slurm() -> None:
-    """Tell torch what Slurm says of this process, if ``srun`` started it as one of several.
+    """Translate Slurm's variables for torch, if ``srun`` started this process as one of several.
 
-    The first node is where all meet, at a port that follows from the job's number, so that the jobs of an array differ.
+    All meet at the first node, at a port that follows from the job's number, so that the jobs of an array differ.
 
     Raises:
         UserError: Slurm does not tell the names of the nodes.
     """
-    told = os.environ.get
-    if "WORLD_SIZE" in os.environ or int(told("SLURM_STEP_NUM_TASKS", 1)) < 2:
+    get = os.environ.get
+    if "WORLD_SIZE" in os.environ or int(get("SLURM_STEP_NUM_TASKS", 1)) < 2:
         return
     os.environ |= {
-        "MASTER_ADDR": told("MASTER_ADDR") or _first_node(told("SLURM_STEP_NODELIST", "")),
-        "MASTER_PORT": told("MASTER_PORT", str(20000 + int(told("SLURM_JOB_ID", 0)) % 20000)),
-        "WORLD_SIZE": told("SLURM_STEP_NUM_TASKS"),
-        "RANK": told("SLURM_PROCID"),
-        "LOCAL_RANK": told("SLURM_LOCALID"),
-        "LOCAL_WORLD_SIZE": str(_tasks_here(told("SLURM_STEP_TASKS_PER_NODE"), int(told("SLURM_NODEID", 0)))),
+        "MASTER_ADDR": get("MASTER_ADDR") or _first_node(get("SLURM_STEP_NODELIST", "")),
+        "MASTER_PORT": get("MASTER_PORT", str(20000 + int(get("SLURM_JOB_ID", 0)) % 20000)),
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": _tasks_here(os.environ["SLURM_STEP_TASKS_PER_NODE"], int(get("SLURM_NODEID", 0))),
     }
 
 
@@ -87,10 +90,10 @@ def _first_node(nodes: str) -> str:
         raise UserError(f"{' '.join(command)}: {error}; set MASTER_ADDR to the first node") from None
 
 
-def _tasks_here(counts: str, node: int) -> int:
+def _tasks_here(counts: str, node: int) -> str:
     """Return how many tasks a node has, from Slurm's ``2(x3),1``."""
-    every = []
+    every: list[str] = []
     for part in counts.split(","):
         count, _, times = part.rstrip(")").partition("(x")
-        every += [int(count)] * int(times or 1)
+        every += [count] * int(times or 1)
     return every[node]

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +32,10 @@ def derive_seed(*numbers: int) -> int:
 
 @contextmanager
 def random_state_kept(*seeds: int) -> Iterator[None]:
-    """Let what happens inside the ``with`` draw random numbers of its own: those drawn afterwards are not moved.
+    """Restore the random state afterwards, so that what is drawn inside the ``with`` has no effect outside.
 
     Args:
-        *seeds: Numbers to derive the inner seed from. None: the inner numbers begin with the outer ones.
+        *seeds: Numbers from which the seed inside is derived. None: the random state stays as it is.
     """
     states = _states()
     try:
@@ -46,19 +47,18 @@ def random_state_kept(*seeds: int) -> Iterator[None]:
 
 
 class RandomState:
-    """The state of every random number generator on every rank, as a part of a checkpoint."""
+    """The state of every random number generator on every rank, as part of a checkpoint."""
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[int, dict[str, Any]]:
         """Return the states by rank. Collective."""
         states = _states()
         version, words, gauss = states["python"]
         name, keys, *rest = states["numpy"]
-        words, keys = torch.tensor(words), torch.from_numpy(keys.astype(np.int64))
-        plain = {"python": [version, words, gauss], "numpy": [name, keys, *rest]}
-        return dict(enumerate(gather(states | plain)))
+        python, numpy = torch.tensor(words), torch.from_numpy(keys.astype(np.int64))
+        return dict(enumerate(gather(states | {"python": [version, python, gauss], "numpy": [name, numpy, *rest]})))
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take this rank's states over; a rank that was not there when they were saved keeps its own."""
+    def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
+        """Restore this rank's states; a rank that did not exist when they were saved keeps its own."""
         if get_rank() not in state:
             return
         states = state[get_rank()]
@@ -68,14 +68,14 @@ class RandomState:
         _set_states(states | {"python": python, "numpy": numpy})
 
 
-def _states() -> dict:
+def _states() -> dict[str, Any]:
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def _set_states(states: dict) -> None:
+def _set_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])

@@ -1,4 +1,4 @@
-"""Signals that end a run: noted when they come, obeyed where the state is sound."""
+"""Signals that end a run: noted when they arrive, obeyed where the state is sound."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from typing import Any
 from common.run.distributed import get_rank
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-_ASIDE = 1.0  # a launcher passes Ctrl-C on to processes that have had it from the terminal already
+_REPEATED = 1.0  # seconds: a launcher passes Ctrl-C on to processes that have had it from the terminal already
 
-SAVED_AND_CUT = 75  # EX_TEMPFAIL of sysexits.h: start me again, and I go on
+SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again, and it resumes
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Interrupted(SystemExit):
-    """The end of a run by a signal, after its state is saved if there is any.
-
-    ``code`` is 130 for SIGINT, and 75 for SIGTERM and SIGUSR1, after which the same command is to be started again.
-    """
+    """The end of a run by a signal, after its state is saved if there is any. ``code`` is ``INTERRUPTED`` or ``SAVED``."""
 
     def __init__(self, number: int):
-        super().__init__(INTERRUPTED if number == signal.SIGINT else SAVED_AND_CUT)
+        super().__init__(INTERRUPTED if number == signal.SIGINT else SAVED)
         self.name = signal.Signals(number).name
 
 
@@ -37,8 +34,8 @@ def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Ite
     """Let a function handle the signals that end a run, inside the ``with`` and in this process alone.
 
     Outside the main thread, where Python handles no signals, nothing happens. With ``until_the_end``, a process that
-    leaves it by ``Interrupted`` has saved and is about to exit: the signal of a launcher that has seen another one exit
-    before is passed over.
+    leaves by ``Interrupted`` has saved and is about to exit: it ignores the signal of a launcher that saw another
+    process exit first.
     """
     owner = os.getpid()
 
@@ -46,7 +43,7 @@ def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Ite
         if os.getpid() == owner:
             handler(number)
         else:
-            pass_over_signals()  # in a forked process, such as a loader's worker
+            ignore_signals()  # in a forked process, such as a loader's worker
 
     with _replaced(handle) as before:
         try:
@@ -64,7 +61,7 @@ def unhandled() -> AbstractContextManager:
 
 @contextmanager
 def _replaced(handler: Any) -> Iterator[dict[int, Any]]:
-    """Replace the handlers; what is in the dict that is yielded takes their place afterwards."""
+    """Replace the handlers, and yield those to restore afterwards."""
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
     try:
@@ -80,22 +77,19 @@ def end_at_once(number: int) -> None:
 
 
 class StopRequest:
-    """Notes the first SIGINT, SIGTERM or SIGUSR1 as ``number``; a second Ctrl-C leaves at once.
-
-    ``note`` is the handler. It does nothing else: whatever it interrupts goes on to the end of the step.
-    """
+    """Notes the first signal as ``number``, and does nothing else; a second Ctrl-C leaves at once."""
 
     def __init__(self):
         self.number: int | None = None
         self._since = 0.0
 
     def note(self, number: int) -> None:
-        """Note a signal."""
+        """Handle a signal."""
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-            if get_rank() == 0:  # by a plain write, for the log may be what the signal interrupted
+            if get_rank() == 0:  # by a plain write, since the signal may have interrupted the log
                 os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
-        elif number == signal.SIGINT and time.monotonic() - self._since > _ASIDE:
+        elif number == signal.SIGINT and time.monotonic() - self._since > _REPEATED:
             os._exit(INTERRUPTED)
 
 
@@ -106,16 +100,16 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, int(number))
 
 
-def overlook_children() -> None:
-    """Let the death of a child process interrupt nothing from here on."""
+def ignore_child_exits() -> None:
+    """Remove a handler that raises wherever Python may be when a child process dies, such as torch's."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def pass_over_signals() -> None:
+def ignore_signals() -> None:
     """Let a helper process outlive a signal to its whole group: the process that it helps decides when to end.
 
-    The first SIGTERM is passed over, too, so that a second one still ends a helper that hangs.
+    The first SIGTERM is ignored, too; a second one ends a helper that hangs.
     """
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,13 +1,13 @@
-"""The spread tensors of a checkpoint, in a folder beside its file: written by all ranks at once, in the background.
+"""The sharded tensors of a checkpoint, in a folder beside its file, written by all ranks at once in the background.
 
-``torch.distributed.checkpoint`` writes and reads them, each rank its own parts, for any number of ranks. It is loaded
-where it is needed: most runs need not wait for it. The file holds everything else, the folder's name, and the SHA-256
-of each file in it.
+``torch.distributed.checkpoint`` writes and reads them, each rank its own shards, for any number of ranks. The file
+holds everything else, the folder's name, and the SHA-256 of each file in the folder.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
+import shutil
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -18,18 +18,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
+from common.run.device import map_nested
 from common.run.distributed import broadcast
-from common.state.host_copy import map_nested
+from common.sharding.reader import ShardReader
+from common.state.file import COMMENT_SIZE, SHARDED_LABEL, SHARDS, hash_bytes
 
-SHARDS = "shards"
 _MARK = "stored"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that is still in a folder."""
+    """A tensor that has not been read from its folder yet."""
 
     folder: Path
     key: str
@@ -37,30 +41,26 @@ class Stored:
     dtype: torch.dtype
 
 
-class ShardWriter:
-    """Writes the spread tensors of one state after another. Every rank makes one, and calls it at the same time."""
+class ShardFolderWriter:
+    """Writes the sharded tensors of one state after another, each to a new folder. Every rank makes and calls one."""
 
     def __init__(self):
-        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-
         on_gpu = torch.cuda.is_available()
-        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))  # keeps its memory
-        self._group = dist.new_group(backend="gloo")  # of its own, for it is used beside the training's
+        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))  # reuses its memory
+        self._group = dist.new_group(backend="gloo")  # its own, since it is used while training uses the default one
 
     def write(self, state: Any, folder: Path) -> tuple[Any, WrittenShards | None]:
-        """Begin to write the spread tensors of a state into a new folder; returns when they are copied.
+        """Start writing the sharded tensors of a state to a new folder. Returns once they are copied.
 
         Returns:
-            The state without them, and what is being written, if anything is spread.
+            The state without them, and the write in progress; None if nothing is sharded.
         """
-        import torch.distributed.checkpoint as dcp
-
         tensors: dict[str, DTensor] = {}
 
         def take_out(path: tuple, value: Any) -> Any:
             if not isinstance(value, DTensor):
                 return value
-            key = "/".join(("", *map(str, path)))  # as torch.distributed.checkpoint wants it: a text
+            key = "/".join(("", *map(str, path)))  # torch.distributed.checkpoint takes flat names
             tensors[key] = value.detach()
             return {_MARK: key, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
@@ -74,7 +74,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class WrittenShards:
-    """A folder into which all ranks are writing."""
+    """A folder that all ranks are writing to."""
 
     folder: Path
     done: Future
@@ -83,17 +83,15 @@ class WrittenShards:
         """Wait until all ranks have written.
 
         Raises:
-            OSError: One of them could not.
+            OSError: A rank could not write.
         """
-        from torch.distributed.checkpoint.api import CheckpointException
-
         try:
             self.done.result()
         except (Exception, CheckpointException) as error:
             raise OSError(_cause(error)) from error
 
     def seal(self) -> dict[str, Any]:
-        """Return what a checkpoint's file says of the folder: its name, and the digest of each file."""
+        """Return the folder's name and the digest of each file in it, for the checkpoint's file."""
         return {
             "folder": self.folder.name,
             "files": {path.name: _digest(path) for path in sorted(self.folder.iterdir())},
@@ -101,13 +99,13 @@ class WrittenShards:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first of what happened on all ranks, which torch gathers in a BaseException of its own."""
+    """Return the first error of all ranks, which torch collects in a BaseException."""
     failures = getattr(error, "failures", {})
     return str(next(iter(failures.values()))[0] if failures else error)
 
 
 def find_shard_fault(folder: Path, sealed: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a folder of which a checkpoint's file says this, or None."""
+    """Return what is wrong with the folder that a checkpoint's file describes, or None."""
     for name, digest in sealed["files"].items():
         path = folder / Path(sealed["folder"]).name / Path(name).name
         if not path.is_file():
@@ -117,16 +115,33 @@ def find_shard_fault(folder: Path, sealed: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def drop_unused(folder: Path) -> None:
+    """Delete the folders of shards that belong to no checkpoint in a folder."""
+    try:
+        used = {_shard_folder(path) for path in folder.glob("*.pt")}
+    except Exception:  # a file that cannot be read now may be readable later
+        return
+    for shards in folder.glob(f"*.{SHARDS}"):
+        if shards.name not in used:
+            shutil.rmtree(shards)
+
+
+def _shard_folder(path: Path) -> str | None:
+    """Return the name of the folder of shards that belongs to a checkpoint's file, if any."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        file.seek(-COMMENT_SIZE, os.SEEK_END)
+        if file.read(len(SHARDED_LABEL)) != SHARDED_LABEL:
+            return None
+    return torch.load(path, map_location="cpu", weights_only=True)[SHARDS]["folder"]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hash_bytes(file, path.stat().st_size).hexdigest()
 
 
 def mark_stored(state: Any, folder: Path) -> Any:
-    """Return the state in a checkpoint's file with a ``Stored`` for each tensor that is in the folder."""
+    """Return the state of a checkpoint's file with a ``Stored`` for each tensor in the folder."""
 
     def mark(_path: tuple, value: Any) -> Any:
         if not isinstance(value, dict) or value.keys() != {_MARK, "shape", "dtype"}:
@@ -137,29 +152,23 @@ def mark_stored(state: Any, folder: Path) -> Any:
 
 
 def read_stored(targets: Mapping[Stored, torch.Tensor]) -> None:
-    """Fill tensors, whole or spread in whatever way, from the folder; each rank reads what it holds.
+    """Fill tensors, whole or sharded in any way, from their folders; each rank reads what it holds.
 
     Raises:
-        OSError: The folder does not hold them, or asks for code to be run.
+        OSError: A folder does not hold them, or asks for code to be run.
     """
-    if not targets:
-        return
-    import torch.distributed.checkpoint as dcp
-
-    from common.sharding.reader import ShardReader
-
     for folder in {stored.folder for stored in targets}:
         wanted = {stored.key: tensor for stored, tensor in targets.items() if stored.folder == folder}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that each process reads for itself is meant
+            warnings.simplefilter("ignore")  # no_dist is on purpose: each process reads on its own
             try:
                 dcp.load(wanted, storage_reader=ShardReader(folder), no_dist=True)
-            except dcp.CheckpointException as error:
+            except CheckpointException as error:
                 raise OSError(f"{folder}: {_cause(error)}") from error
 
 
 def read_all(state: Any) -> Any:
-    """Return a state with each ``Stored`` replaced by the whole tensor, in host memory."""
+    """Return a state with each ``Stored`` replaced by the whole tensor on the CPU."""
     targets: dict[Stored, torch.Tensor] = {}
 
     def fill(_path: tuple, value: Any) -> Any:

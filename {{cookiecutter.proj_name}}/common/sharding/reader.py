@@ -1,4 +1,4 @@
-"""Reading the shards of a checkpoint, without running what their description may ask for."""
+"""Reading the shards of a checkpoint without running the code that their metadata may ask for."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _KNOWN = {
 
 
 def _member(enum: Any, name: str) -> Any:
-    """Return a member of an enumeration, as some versions of Python pickle it by getattr; and nothing but that."""
+    """Return a member of an enumeration, which some versions of Python pickle as a getattr; refuse anything else."""
     if not (isinstance(enum, type) and issubclass(enum, Enum)):
         raise pickle.UnpicklingError(f"asks for {name} of {enum}")
     return enum[name]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads the description of the shards, and nothing else that a pickle can ask for."""
+    """Loads the classes of the shards' metadata, and refuses anything else that a pickle can ask for."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
@@ -49,10 +49,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 class ShardReader(FileSystemReader):
-    """Reads shards without running code: torch's own reader unpickles whatever their description asks for."""
+    """Reads shards without running code: torch's own reader unpickles whatever their metadata asks for."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Return the description in the folder.
+        """Return the metadata of the folder.
 
         Raises:
             pickle.UnpicklingError: It asks for more than it needs.

@@ -1,19 +1,19 @@
-"""Checkpoints: a dict of Stateful parts ↔ files, written in the background, of which a good one is always there."""
+"""Checkpoints: a dict of Stateful parts ↔ files, written in the background; a good one always exists."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.config.errors import RunError, UserError
+from common.config.errors import RunError, UserError, one_line
+from common.config.rooms import find_room
 from common.log.console import add_log
-from common.run.distributed import get_rank, is_distributed
-from common.sharding.files import SHARDS, ShardWriter, WrittenShards
-from common.state.file import find_fault, find_shards, flush_folder, link, read_checkpoint, write_durably
+from common.run.distributed import get_rank
+from common.run.strategy import WHOLE, Strategy
+from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
 from common.state.host_copy import HostCopy
 
 NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pt")
@@ -40,8 +40,9 @@ class Checkpointer:
             ``epoch_NNN.pt``, ``iter_NNN.pt``, ``final.pt``. What a killed save left there is removed.
         parts: The parts by name, in the order in which they are loaded.
         keep_last: How many numbered files stay. None: all.
-        stop_on_error: Raise a RunError where a file cannot be written; otherwise log it and go on.
-        sharded: Let each rank write what it holds of tensors that are spread, to a folder beside the file.
+        stop_on_error: Raise a RunError if a file cannot be written; otherwise log it and continue.
+        sharded: Let each rank write its shards of sharded tensors to a folder beside the file.
+        strategy: How the models were placed.
     """
 
     def __init__(
@@ -51,12 +52,13 @@ class Checkpointer:
         keep_last: int | None = None,
         stop_on_error: bool = False,
         sharded: bool = False,
+        strategy: Strategy = WHOLE,
     ):
         self.folder = folder
         self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
-        self._copy, self._thread = HostCopy(get_rank() == 0), ThreadPoolExecutor(1, "checkpoint")
+        self._copy, self._thread = HostCopy(get_rank() == 0, strategy.whole), ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
-        self._shards = ShardWriter() if sharded and is_distributed() else None
+        self._reads_whole, self._shards = not strategy.is_sharded, strategy.shard_writer() if sharded else None
         self._latest_is_good = False
         if get_rank() == 0:
             for leftover in folder.glob("*.pt.tmp"):
@@ -64,9 +66,9 @@ class Checkpointer:
             self._drop_shards()
 
     def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
-        """Save the present state under each of the names (without ``.pt``). Collective: every rank calls it.
+        """Save the current state under each of the names (without ``.pt``). Collective.
 
-        Returns as soon as the state is copied. If the last save is still being written, waits for it first.
+        Returns once the state is copied. If the last save is still being written, waits for it first.
 
         Args:
             *names: The names.
@@ -104,7 +106,7 @@ class Checkpointer:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last save ended in an error, for which ``wait`` does not wait."""
+        """Whether the last save has ended in an error, known without waiting."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def close(self) -> None:
@@ -115,12 +117,12 @@ class Checkpointer:
             self._thread.shutdown()
 
     def load(self, path: Path) -> None:
-        """Bring every part back to the state in a file.
+        """Restore every part from a file.
 
         Raises:
             UserError: The file is no checkpoint, lacks a part, or a part does not fit.
         """
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, self._reads_whole)
         missing = sorted(self._parts.keys() - state.keys())
         if missing:
             raise UserError(
@@ -131,16 +133,10 @@ class Checkpointer:
                 part.load_state_dict(state[name])
             except UserError as error:
                 raise UserError(f"{path}: {one_line(error, 2000)}") from None
-            except Exception as error:  # whatever a part meets in a state that is not its own
+            except Exception as error:  # whatever a part raises at a state that is not its own
                 raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
 
-    def _write(
-        self,
-        state: dict[str, Any],
-        names: tuple[str, ...],
-        obsolete: tuple[str, ...] = (),
-        shards: WrittenShards | None = None,
-    ) -> None:
+    def _write(self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple = (), shards: Any = None) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shards:
@@ -164,75 +160,63 @@ class Checkpointer:
         self._prune(targets[0], [self.folder / f"{name}.pt" for name in obsolete])
 
     def _is_good(self, latest: Path) -> bool:
-        """Return whether ``latest.pt`` may take the place of ``previous.pt``, from which this run may have gone on."""
+        """Return whether ``latest.pt`` may replace ``previous.pt``, from which this run may have resumed."""
         return latest.exists() and (self._latest_is_good or find_fault(latest) is None)
 
-    def _prune(self, newest: Path, doomed: list[Path]) -> None:
+    def _prune(self, newest: Path, obsolete: list[Path]) -> None:
         """Delete those files and the oldest numbered ones beyond ``keep_last``, once the newest is proven good."""
         if self._keep_last is not None:
             numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
-            doomed = doomed + numbered[self._keep_last :]
-        if doomed and find_fault(newest):
-            raise OSError(f"{newest} does not read back as it was written, so that no older one is deleted")
-        for path in doomed:
+            obsolete = obsolete + numbered[self._keep_last :]
+        if obsolete and find_fault(newest):
+            raise OSError(f"{newest} does not read back as it was written, so no older one is deleted")
+        for path in obsolete:
             path.unlink(missing_ok=True)
         self._drop_shards()
 
     def _drop_shards(self) -> None:
         """Delete the folders of shards that belong to no file."""
-        folders = set(self.folder.glob(f"*.{SHARDS}"))
-        try:
-            kept = {find_shards(path) for path in self.folder.glob("*.pt")} if folders else set()
-        except Exception:  # a file that cannot be read now may be read again
-            return
-        for folder in folders - kept:
-            shutil.rmtree(folder)
+        if any(self.folder.glob(f"*.{SHARDS}")) and (room := find_room("sharding.files")):
+            room.drop_unused(self.folder)
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints in a folder, the last written first, and of several names of one file ``latest.pt``."""
+    """Yield the checkpoints in a folder, the last written first; of several names of one file, ``latest.pt``."""
     files = sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))
     yield from reversed(files)
 
 
 def find_newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint in a folder that is whole, or None where there is no file at all.
+    """Return the newest good checkpoint in a folder, or None if there are no files at all.
 
     Raises:
         UserError: There are files, and all are damaged.
     """
-    faults = []
+    faults = 0
     for path in newest_first(folder):
         fault = find_fault(path)
         if fault is None:
             return path
-        add_log(f"{path} is passed over: {fault}", "WARNING")
-        faults.append(path)
+        add_log(f"{path} is skipped: {fault}", "WARNING")
+        faults += 1
     if faults:
         raise UserError(
-            f"{folder}: none of its {len(faults)} checkpoints is whole, so that there is nothing to go on from; "
-            "nothing was changed. To begin anew, take another --name"
+            f"{folder}: none of its {faults} checkpoints is whole, so there is nothing to go on from; "
+            "nothing was changed. To start over, use another --name"
         )
     return None
 
 
 def find_checkpoint(resume: str) -> Path:
-    """Return the file that ``resume`` means: itself, or the newest good one in an experiment's or checkpoints' folder.
+    """Return the file that ``resume`` means: itself, or the newest good one of an experiment or a checkpoints folder.
 
     Raises:
-        UserError: Nothing there, or only damaged files.
+        UserError: No checkpoint there, or only damaged ones.
     """
     path = Path(resume)
     if not path.is_dir():
         return path
-    for folder in (path, path / "checkpoints"):
-        newest = find_newest(folder)
-        if newest:
-            return newest
-    raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    """Return an exception's message on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[:limit] + "…"
+    newest = find_newest(path) or find_newest(path / "checkpoints")
+    if newest is None:
+        raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
+    return newest

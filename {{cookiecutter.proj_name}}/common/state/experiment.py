@@ -1,13 +1,10 @@
-"""The folder of a run: opened without ever overwriting one, and holding all it takes to repeat the run."""
+"""The folder of a run: opened without ever overwriting another run, and holding all it takes to repeat it."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -23,14 +20,15 @@ from common.config.secrets import find_secrets, hide, redact
 from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
+from common.state.environment import describe_environment
 
-_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
+_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
-    """Make the folder of a new run, or find the one that a run goes on in.
+    """Create the folder of a new run, or find that of the run to resume.
 
-    A run that torchrun or Slurm has started again goes on with its own newest checkpoint, whatever ``resume`` says.
+    A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says.
 
     Returns:
         The experiment's folder, and the checkpoint to start from, if any.
@@ -38,10 +36,10 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     Raises:
         UserError: The name is taken, or ``resume`` leads to no checkpoint.
     """
-    name = config.name.replace("{time}", datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder, restarted = Path(config.dir.expr_dir) / name, _counts("RESTART_COUNT")
+    name, restarted = config.name.replace("{time}", _now()), _is_set("RESTART_COUNT")
+    folder = Path(config.dir.expr_dir) / name
     auto = config.resume == "auto" or restarted
-    if name != config.name and (auto or _counts("MAX_RESTARTS")):
+    if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
     checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
     if checkpoint is not None and not checkpoint.is_file():
@@ -49,17 +47,17 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent, find_newest(checkpoint.parent) if restarted else checkpoint
     if auto:
-        return _made(folder), find_newest(folder / "checkpoints") or checkpoint
-    if _is_experiment(folder):
+        return _create(folder), find_newest(folder / "checkpoints") or checkpoint
+    if _has_results(folder):
         raise UserError(
             f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
             f"take another --name, or put {{time}} into the name"
         )
-    return _made(folder), checkpoint
+    return _create(folder), checkpoint
 
 
 def open_results(config: Config) -> tuple[Path, Path]:
-    """Make the folder that an evaluation writes to.
+    """Create the folder that an evaluation writes to.
 
     Returns:
         The folder, and the checkpoint to evaluate.
@@ -69,17 +67,16 @@ def open_results(config: Config) -> tuple[Path, Path]:
     """
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.dir.eval_dir.replace("{name}", config.name).replace("{time}", time))
-    return _made(folder), find_checkpoint(config.model_pt)
+    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
+    return _create(Path(folder)), find_checkpoint(config.model_pt)
 
 
 @master_only
 def back_up(config: Config, folder: Path, device: torch.device) -> None:
-    """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, into its folder.
+    """Write ``cfg_backup.yaml``, ``environment.txt`` and ``job.sh``, which repeats the run, to its folder.
 
-    A run that goes on in place is repeated from its start: its backup names no checkpoint. Where the config holds
-    secrets only its owner may read the backup, and ``cfg_public.yaml`` is the copy without them.
+    The backup of a resumed run names no checkpoint: it repeats the run from its start. If the config holds secrets,
+    only its owner may read the backup, and ``cfg_public.yaml`` is the copy without them.
     """
     in_place = config.resume is not None and config.progress.start_epoch < 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,17 +90,17 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
     root = Path(config.dir.expr_dir)
     name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
-    (folder / "job.sh").write_text(_job_script(folder, f"{name}_replicate"), encoding="utf-8")
+    (folder / "job.sh").write_text(_job_script(backup, f"{name}_replicate"), encoding="utf-8")
 
 
 @master_only
 def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: bool) -> None:
-    """Warn, or with ``must_fit`` refuse, if the disk has no room for two checkpoints: the new one beside the old.
+    """Warn, or with ``must_fit`` refuse, if the disk has no space for two checkpoints: the new one beside the old.
 
-    A checkpoint is taken to be four times as large as its weights: with two moments for each, and an average.
+    A checkpoint is estimated as four times its weights: an optimizer with two moments, and an average.
 
     Raises:
-        UserError: There is no room, and ``must_fit``.
+        UserError: There is no space, and ``must_fit``.
     """
     weights = sum(tensor.nbytes for model in models for tensor in model.state_dict().values())
     free = shutil.disk_usage(folder).free
@@ -115,38 +112,11 @@ def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: boo
     add_log(text, "WARNING")
 
 
-def describe_environment(device: torch.device) -> str:
-    """Return versions, device, git commit and the uncommitted changes, as text."""
-    lines = [f"python {platform.python_version()} on {platform.platform()}"]
-    for name in _PACKAGES:
-        try:
-            lines.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            lines.append(f"{name} not installed")
-    lines.append(
-        f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}"
-    )
-    lines.append(f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}")
-    commit = _git("rev-parse", "HEAD")
-    lines.append(f"git commit {commit or 'none'}")
-    if commit:
-        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
-    return "\n".join(lines) + "\n"
-
-
-def describe_device(device: torch.device) -> str:
-    """Return a device's name as a person knows it."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
-
-
-def _job_script(folder: Path, name: str) -> str:
-    """Return a script that repeats the run under another name, with the same launcher and processes."""
-    python = "python"
-    if get_world_size() > 1:
-        python = f"torchrun --standalone --nproc_per_node {get_world_size()}"
-    config, name = shlex.quote(str(folder.absolute() / "cfg_backup.yaml")), shlex.quote(name)
+def _job_script(backup: Path, name: str) -> str:
+    """Return a script that repeats the run under another name, with the same launcher and number of processes."""
+    processes = get_world_size()
+    python = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
+    config, name = shlex.quote(str(backup.absolute())), shlex.quote(name)
     return (
         "#!/bin/sh\n"
         "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
@@ -155,31 +125,26 @@ def _job_script(folder: Path, name: str) -> str:
     )
 
 
-def _counts(what: str) -> bool:
-    """Return whether torchrun's or Slurm's count of restarts is not zero."""
-    return any(os.environ.get(f"{prefix}_{what}", "0") != "0" for prefix in ("TORCHELASTIC", "SLURM"))
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _is_experiment(folder: Path) -> bool:
-    """Return whether there is anything to lose, unlike in what a run leaves that failed before its first result."""
+def _is_set(count: str) -> bool:
+    """Return whether a count of torchrun's or Slurm's is not zero."""
+    return any(os.environ.get(f"{prefix}_{count}", "0") != "0" for prefix in ("TORCHELASTIC", "SLURM"))
+
+
+def _has_results(folder: Path) -> bool:
+    """Return whether there is anything to lose: more than a run leaves that failed before its first result."""
     if not folder.is_dir():
         return folder.exists()
     left = {path.name for path in folder.iterdir() if path.is_dir() or path.stat().st_size > 0}
-    return not left <= {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
+    return not left <= _BEFORE_RESULTS
 
 
-def _made(folder: Path) -> Path:
+def _create(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
     return folder
-
-
-def _git(*arguments: str) -> str:
-    """Return what git prints, or nothing where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, errors="replace")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

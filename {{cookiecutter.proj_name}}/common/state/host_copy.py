@@ -1,4 +1,4 @@
-"""A copy of a state in host memory, so that a background thread can write it while training goes on."""
+"""A copy of a state in host memory, so that a background thread can write it while training continues."""
 
 from __future__ import annotations
 
@@ -6,37 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
-
-def map_nested(value: Any, change: Callable[[tuple, Any], Any], path: tuple = ()) -> Any:
-    """Return nested dicts, lists and tuples with what ``change`` makes of them and of what is in them, by its path."""
-    new = change(path, value)
-    if new is not value:
-        return new
-    if isinstance(value, dict):
-        return {key: map_nested(item, change, (*path, key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        mapped = [map_nested(item, change, (*path, i)) for i, item in enumerate(value)]
-        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
-    return value
+from common.run.device import map_nested
 
 
 class HostCopy:
-    """Copies states that look alike again and again, into memory that it keeps: fresh pages cost more than the copy.
+    """Copies similar states again and again, into memory that it keeps: fresh pages cost more than the copy.
 
     A copy is valid until the next one is taken.
 
     Args:
-        keeps: Whether this process is the one that keeps the copy; the others only help to gather sharded tensors.
+        keeps: Whether this process keeps the copy; the others only help to gather sharded tensors.
+        whole: Returns a sharded tensor whole, and any other one itself: ``Strategy.whole``.
     """
 
-    def __init__(self, keeps: bool = True):
-        self._keeps = keeps
+    def __init__(self, keeps: bool = True, whole: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor):
+        self._keeps, self._whole = keeps, whole
         self._kept: dict[tuple, torch.Tensor] = {}
 
     def take(self, state: Any) -> Any:
-        """Return the state with each tensor replaced by a whole copy on the CPU; tensors that are one stay one.
+        """Return the state with each tensor replaced by a whole copy on the CPU; shared tensors stay shared.
 
         Collective where tensors are sharded.
         """
@@ -50,19 +39,18 @@ class HostCopy:
             torch.cuda.synchronize()
         return copied
 
-    def _copy_tensor(self, value: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
-        if isinstance(value, DTensor):
-            value = value.full_tensor()
-            same = path  # its memory is another's in a moment
-        else:
-            same = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+    def _copy_tensor(self, own: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
+        value = self._whole(own)
         if not self._keeps:
             return value
-        if value.numel() and same in self._seen:
-            return self._seen[same]
+        memory: tuple = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+        if value is not own:
+            memory = path  # gathered just now: the next one may get the same address
+        if value.numel() and memory in self._seen:
+            return self._seen[memory]
         copy = kept.get(path)
         if copy is None or (copy.shape, copy.dtype, copy.stride()) != (value.shape, value.dtype, value.stride()):
             copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
         copy.copy_(value, non_blocking=value.is_cuda)
-        self._kept[path] = self._seen[same] = copy
+        self._kept[path] = self._seen[memory] = copy
         return copy

@@ -1,4 +1,4 @@
-"""What models have in common: how their weights begin, and how an optimizer takes their parameters."""
+"""What models have in common: their first weights, and the groups in which an optimizer takes their parameters."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import Any
 from torch import nn
 
 from common.log.console import add_log
-from common.state.pretrained import fetch_weights
-from common.state.weights import load_matching
+from common.state.weights import fetch_weights, load_matching
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 class BaseModel(nn.Module):
-    """A model that begins with He's weights, or with published ones. Call ``start`` at the end of your ``__init__``."""
+    """A model that starts from He's or from published weights. Call ``start`` at the end of your ``__init__``."""
 
     def start(self, weights: str | None = None) -> None:
-        """Draw the first weights, then take over those that fit from a file or a library, and log which do not.
+        """Initialize the weights, then load those that match from a file or a library, and log which do not.
 
         Args:
             weights: None, a file, or a library's name for published weights: see ``fetch_weights``.
 
         Raises:
-            UserError: No such weights, or none of them fits.
+            UserError: No such weights, or none of them matches.
         """
         self.init_weights()
         if weights is not None:
@@ -31,7 +30,7 @@ class BaseModel(nn.Module):
                 add_log(line, "WARNING")
 
     def init_weights(self) -> None:
-        """Draw the weights of convolutions for ReLU; begin norms as the identity. Linear layers keep torch's start.
+        """Initialize convolutions for ReLU, and norms as the identity. Linear layers keep PyTorch's default.
 
         Source: He et al., Delving Deep into Rectifiers (2015), by outputs.
         """
@@ -45,7 +44,7 @@ class BaseModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups: weights, which decay, and biases and norms, which do not.
+        """Return the optimizer's groups: weights with weight decay, biases and norms without.
 
         Source: He et al., Bag of Tricks for Image Classification (2019).
         """
@@ -53,19 +52,3 @@ class BaseModel(nn.Module):
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def parameter_table(model: nn.Module) -> str:
-    """Return a model's parameters as a table, a line each with name, shape, count, and whether it is trained."""
-    rows = [
-        (name, " x ".join(map(str, p.shape)) or "1", f"{p.numel():,}", "yes" if p.requires_grad else "no")
-        for name, p in model.named_parameters()
-    ]
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    rows = [("parameter", "shape", "count", "trained"), *rows, ("total", "", f"{total:,}", f"{trained:,}")]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}  {is_trained:>{widths[3]}}"
-        for name, shape, count, is_trained in rows
-    )

@@ -1,4 +1,4 @@
-"""What may not change between a run and its continuation: the settings that decide what is computed."""
+"""The settings that decide what is computed: a run may only be resumed with the same ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from common.log.console import add_log
 from common.run.distributed import get_data_size
 
 _STEPS = ("mode", "accumulate", "precision", "compile", "channels_last", "seed", "deterministic")
-_IN_STATE = ("model", "optim")
-_OWN = ("clip_", "ema_decay")  # settings of optim that are no part of its state
+_IN_STATE = ("model", "optim")  # other parts of a checkpoint depend on these settings ...
+_NOT_IN_STATE = ("clip_", "ema_decay")  # ... except for these
 _LOADING = ("worker", "persistent_workers", "batch_size")
 
 
-class Continuity:
-    """The deciding settings of a run, as a part of its checkpoints, which refuses a run with others.
+class ResumeCheck:
+    """The deciding settings of a run, as a part of its checkpoints that refuses to be loaded into other ones.
 
     Args:
         config: The whole config.
@@ -37,7 +37,7 @@ class Continuity:
             "progress.iters_per_epoch": config.progress.iters_per_epoch,
             "trainer": {name: getattr(config.trainer, name) for name in _STEPS},
         }
-        self._settings = flatten(redact(settings))
+        self._settings = _flatten(redact(settings))
 
     def state_dict(self) -> dict[str, str]:
         """Return the settings by their dotted names, as JSON and without secrets."""
@@ -47,13 +47,13 @@ class Continuity:
         """Compare the settings with those of ``state_dict``.
 
         Raises:
-            UserError: They differ, and going on would not be what the run would have done.
+            UserError: They differ, so that the run would not continue as it would have without the interruption.
         """
         keys = [key for key in {**state, **self._settings} if state.get(key) != self._settings.get(key)]
         if not keys:
             return
         changes = "; ".join(f"{key} was {state.get(key)}, is {self._settings.get(key)}" for key in keys)
-        if any(key.startswith(_IN_STATE) and not key.split(".")[-1].startswith(_OWN) for key in keys):
+        if any(key.startswith(_IN_STATE) and not key.split(".")[-1].startswith(_NOT_IN_STATE) for key in keys):
             raise UserError(
                 f"this run is another one: {changes}. To train on from its weights alone: --progress.start_epoch 0"
             )
@@ -64,10 +64,10 @@ class Continuity:
         add_log(f"going on with changed settings: {changes}", "WARNING")
 
 
-def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return a nested section's values as JSON by dotted names; an empty section has none."""
     flat = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: json.dumps(value, default=str)}
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: json.dumps(value, default=str)}
     return flat

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from common.config.errors import UserError
-from common.tools.project import make_parser, make_steps, one_line_errors, read_words, tried_trainer
+from common.tools.project import groups_of, make_parser, make_steps, one_line_errors, read_words, tried_trainer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float]
             epoch += 1
 
     def set_rate(rate: float) -> None:
-        for group in trainer.optimizer.param_groups:
+        for group in groups_of(trainer):
             group["lr"] = rate
 
     planned = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
 
     losses: list[float] = []
     with one_line_errors(), tried_trainer(config) as trainer:
-        for module in trainer.model.modules():
+        for module in (module for model in trainer.forms.bare.values() for module in model.modules()):
             if isinstance(module, _DropoutNd):
                 module.p = 0.0
         batch = next(open_pass(trainer.train_loader, 0))

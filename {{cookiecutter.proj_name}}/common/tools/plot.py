@@ -51,12 +51,12 @@ def plot(runs: dict[str, dict[str, tuple[list[int], list[float]]]], keys: list[s
         axis.set_visible(False)
     for key, axis in zip(keys, grid, strict=False):
         for number, (run, curves) in enumerate(runs.items()):
-            colour = f"C{number % 10}"
+            color = f"C{number % 10}"
             if f"train/{key}" in curves:
-                axis.plot(*curves[f"train/{key}"], color=colour, linewidth=0.7, alpha=0.5, label=f"{run}, training")
+                axis.plot(*curves[f"train/{key}"], color=color, linewidth=0.7, alpha=0.5, label=f"{run}, training")
             if f"val/{key}" in curves:
                 style = {"linewidth": 1.5, "marker": "o", "markersize": 3}
-                axis.plot(*curves[f"val/{key}"], color=colour, label=f"{run}, validation", **style)
+                axis.plot(*curves[f"val/{key}"], color=color, label=f"{run}, validation", **style)
         axis.set(xlabel="iteration", ylabel=key.replace("_", " "))
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(alpha=0.3)

@@ -8,8 +8,9 @@ import tempfile
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.config.errors import UserError
 from common.config.load import load_config
@@ -18,7 +19,7 @@ from common.config.schema import Config
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from common.engine import BaseTrainer
+    from common.engine import Trainer
 
 
 def make_parser(name: str, description: str) -> ArgumentParser:
@@ -65,37 +66,41 @@ def import_package() -> ModuleType:
 
 
 @contextmanager
-def tried_trainer(config: Config) -> Iterator[BaseTrainer]:
-    """Give the trainer of a config, in a folder that goes away afterwards."""
+def tried_trainer(config: Config) -> Iterator[Trainer]:
+    """Yield the trainer of a config, prepared, in a folder that is deleted afterwards; it makes plain steps.
+
+    There is no schedule, no accumulation and no log: each learning rate is the one that the config gives.
+    """
     from common.run.launch import launch
 
+    config = replace(
+        config,
+        trainer=replace(config.trainer, accumulate=1),
+        progress=replace(config.progress, iter_loss=0, save_progress=False),
+    )
     with tempfile.TemporaryDirectory() as folder, launch(config, lambda config: (Path(folder), None)) as session:
-        yield import_package().TRAINERS[config.trainer.mode](config, session)
+        trainer = import_package().CustomTrainer(config, session)
+        trainer.schedulers.clear()
+        for group in groups_of(trainer):
+            group["lr"] = group.get("initial_lr", group["lr"])
+        trainer.prepare()
+        for model in trainer.forms.bare.values():
+            model.train()
+        yield trainer
 
 
-def make_steps(trainer: BaseTrainer, batches: Iterable[dict]) -> Iterator[float]:
-    """Make one optimizer step for each batch and yield its loss; no schedule, no accumulation.
+def groups_of(trainer: Trainer) -> list[dict[str, Any]]:
+    """Return the parameter groups of all optimizers."""
+    return [group for optimizer in trainer.optimizers.values() for group in optimizer.param_groups]
 
-    Raises:
-        UserError: The trainer has several optimizers.
-    """
-    from torch.nn.utils import clip_grad_norm_
 
-    from common.data.batches import find_transform
-    from common.run.device import in_precision, move_to
+def make_steps(trainer: Trainer, batches: Iterable[dict]) -> Iterator[float]:
+    """Train on each batch, as a run does, and yield its loss; with several optimizers, the sum of their losses."""
+    from common.run.device import move_to
 
-    if len(trainer.optimizers) > 1:
-        raise UserError("the tool tries one optimizer, and this trainer has several")
-    step = in_precision(trainer.train_step, trainer.device, trainer.config.trainer.precision)
-    transform, parameters = find_transform(trainer.train_loader), list(trainer.model.parameters())
-    limit = trainer.config.optim.clip_gradients
-    trainer.model.train()
-    for iteration, batch in enumerate(batches):
-        batch = move_to(batch, trainer.device)
-        loss = step(0, iteration, transform(batch) if transform else batch)[1]["loss"]
-        trainer.optimizer.zero_grad()
-        loss.backward()
-        if limit and trainer.config.optim.clip_by == "norm":
-            clip_grad_norm_(parameters, limit)
-        trainer.optimizer.step()
-        yield loss.item()
+    for step in trainer.steps.values():
+        step.start_epoch(0)
+    for iteration, data_dict in enumerate(batches):
+        trainer.run_iteration(0, iteration, move_to(data_dict, trainer.device))
+        values = trainer.meters.flush()
+        yield values["loss"] if "loss" in values else sum(v for k, v in values.items() if k.startswith("loss."))

@@ -1,4 +1,4 @@
-"""Transforms that change colours alone."""
+"""Transforms that change only colors."""
 
 from __future__ import annotations
 
@@ -16,25 +16,19 @@ Limits = tuple[float, float]
 
 @TRANSFORM_REGISTRY.register()
 class RandomColorJitter(IntensityAugmentationBase2D):
-    """Changes brightness, contrast, saturation, hue and gamma, then blurs, each with a probability of its own.
+    """Changes brightness, contrast, saturation, hue and gamma, then blurs, each with its own probability.
 
-    A limit is the smallest and the largest value that is drawn; null leaves that property alone. Brightness, contrast
-    and saturation are factors, as in torchvision. Saturation and hue do nothing to images with one channel.
+    A limit is the smallest and the largest value drawn; null leaves that property unchanged. Saturation and hue have no
+    effect on images with one channel.
 
     Args:
         brightness_limit: Factor of all values, such as [0.6, 1.2].
-        brightness_p: Probability of a change; the others likewise.
-        contrast_limit: Factor of the distance from the image's mean grey.
-        contrast_p: Its probability.
-        saturation_limit: Factor of the distance from a pixel's own grey.
-        saturation_p: Its probability.
-        hue_limit: Turn of the hue, in [-0.5, 0.5], in whole turns.
-        hue_p: Its probability.
+        brightness_p: Probability of the change; the others likewise.
+        contrast_limit: Factor of the distance from the image's mean gray.
+        saturation_limit: Factor of the distance from each pixel's own gray.
+        hue_limit: Rotation of the hue, in [-0.5, 0.5] turns.
         gamma_limit: Exponent of the values.
-        gamma_p: Its probability.
-        blur_limit: Width of a Gaussian's kernel in pixels, such as [3, 7]; its sigma is 0.15 widths + 0.35, as
-            OpenCV chooses it.
-        blur_p: Its probability.
+        blur_limit: Width of the Gaussian kernel in pixels, such as [3, 7]; sigma is 0.15 * width + 0.35, as in OpenCV.
     """
 
     def __init__(
@@ -58,7 +52,7 @@ class RandomColorJitter(IntensityAugmentationBase2D):
             _change_contrast: (contrast_limit, contrast_p),
             _change_saturation: (saturation_limit, saturation_p),
             _turn_hue: (hue_limit, hue_p),
-            _raise_to: (gamma_limit, gamma_p),
+            adjust_gamma: (gamma_limit, gamma_p),
             _blur: (blur_limit, blur_p),
         }
         for limits, _ in self._drawn.values():
@@ -66,7 +60,7 @@ class RandomColorJitter(IntensityAugmentationBase2D):
                 raise ValueError(f"a limit is the smallest and the largest value, found {list(limits)}")
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        """Return for each change its value for each image, float (batch,); NaN where it does not happen."""
+        """Return the values of each change, float (batch,); NaN for an image that it skips."""
         drawn = {}
         for change, (limits, p) in self._drawn.items():
             if limits is not None:
@@ -78,7 +72,7 @@ class RandomColorJitter(IntensityAugmentationBase2D):
     def apply_transform(
         self, input: torch.Tensor, params: dict, flags: dict, transform: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return the images with changed colours."""
+        """Return the images with changed colors."""
         output = input.clone()
         for change in self._drawn:
             values = params.get(change.__name__)
@@ -97,25 +91,21 @@ def _scale_by(image: torch.Tensor, factor: torch.Tensor) -> None:
 
 
 def _change_contrast(image: torch.Tensor, factor: torch.Tensor) -> None:
-    mean = _grey(image.mean((2, 3), keepdim=True))
+    mean = _gray(image.mean((2, 3), keepdim=True))
     image.mul_(factor).add_(mean.mul_(1 - factor)).clamp_(0, 1)
 
 
 def _change_saturation(image: torch.Tensor, factor: torch.Tensor) -> None:
     if image.shape[1] == 3:
-        grey = _grey(image).mul_(1 - factor)
-        image.mul_(factor).add_(grey).clamp_(0, 1)
+        gray = _gray(image).mul_(1 - factor)
+        image.mul_(factor).add_(gray).clamp_(0, 1)
 
 
-_IN_PLACE = (_scale_by, _change_contrast, _change_saturation)  # a factor of 1 leaves an image as it is
+_IN_PLACE = (_scale_by, _change_contrast, _change_saturation)  # a factor of 1 leaves an image unchanged
 
 
 def _turn_hue(image: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     return adjust_hue(image, 2 * math.pi * turn) if image.shape[1] == 3 else image
-
-
-def _raise_to(image: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
-    return adjust_gamma(image, exponent)
 
 
 def _blur(image: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
@@ -124,8 +114,8 @@ def _blur(image: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
     return gaussian_blur2d(image, (largest, largest), sigma)
 
 
-def _grey(image: torch.Tensor) -> torch.Tensor:
-    """Return the luma of ITU-R BT.601, (batch, 1, H, W); of images with one channel a copy."""
+def _gray(image: torch.Tensor) -> torch.Tensor:
+    """Return the luma of ITU-R BT.601, (batch, 1, H, W); a copy if the images have one channel."""
     if image.shape[1] != 3:
         return image.clone()
     red, green, blue = image.split(1, dim=1)

@@ -1,8 +1,6 @@
-"""Transforms that move pixels, and with them masks, boxes and keypoints."""
+"""Transforms that move pixels, together with masks, boxes and keypoints."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D
@@ -20,7 +18,7 @@ class RandomFlip(GeometricAugmentationBase2D):
     """Flips images.
 
     Args:
-        direction: ``horizontal``, ``vertical``, ``diagonal`` (both at once), or a list from which one is drawn.
+        direction: ``horizontal``, ``vertical``, ``diagonal`` (both at once), or a list to draw from.
         p: Probability of a flip.
 
     Raises:
@@ -42,7 +40,7 @@ class RandomFlip(GeometricAugmentationBase2D):
         return {"flips": self._flips[torch.randint(len(self._flips), happens.shape)] & happens[:, None]}
 
     def compute_transformation(self, input: torch.Tensor, params: dict, flags: dict) -> torch.Tensor:
-        """Return matrices (batch, 3, 3) that move the centres of pixels."""
+        """Return matrices (batch, 3, 3) that map the centers of pixels."""
         size = input.new_tensor([input.shape[-1], input.shape[-2]])
         flips = params["flips"].to(input.device)
         matrix = torch.diag_embed(functional.pad(1 - 2 * flips.to(input.dtype), (0, 1), value=1.0))
@@ -63,12 +61,12 @@ class RandomFlip(GeometricAugmentationBase2D):
 
 @TRANSFORM_REGISTRY.register()
 class Resize(GeometricAugmentationBase2D):
-    """Makes all images the same size.
+    """Resizes all images to the same size.
 
     Args:
         target_size: Height and width in pixels, or one number for both.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``, smoothed where an image shrinks. Masks: nearest.
-        keep_ratio: Fit the image into the size and fill the rest, at the right or at the bottom, with 0.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``, antialiased if an image shrinks. Masks: nearest.
+        keep_ratio: Keep the aspect ratio, and pad with 0 at the right or at the bottom.
 
     Raises:
         ValueError: An unknown interpolation.
@@ -83,7 +81,7 @@ class Resize(GeometricAugmentationBase2D):
         self.flags = {"resample": Resample.get(interpolation.upper())}
 
     def compute_transformation(self, input: torch.Tensor, params: dict, flags: dict) -> torch.Tensor:
-        """Return matrices (batch, 3, 3) that move the centres of pixels."""
+        """Return matrices (batch, 3, 3) that map the centers of pixels."""
         (new_height, new_width), (height, width) = self._scaled(input), input.shape[-2:]
         scale = input.new_tensor([new_width / width, new_height / height])
         matrix = torch.diag(functional.pad(scale, (0, 1), value=1.0))
@@ -95,13 +93,12 @@ class Resize(GeometricAugmentationBase2D):
     ) -> torch.Tensor:
         """Return the images in the new size."""
         mode = _MODES[flags["resample"].name.lower()]
-        smooth: dict[str, Any] = {} if mode == "nearest-exact" else {"antialias": True, "align_corners": False}
-        output = functional.interpolate(input, self._scaled(input), mode=mode, **smooth)
+        output = functional.interpolate(input, self._scaled(input), mode=mode, antialias=mode != "nearest-exact")
         missing = [whole - part for whole, part in zip(self._size, output.shape[-2:], strict=True)]
         return functional.pad(output, (0, missing[1], 0, missing[0])) if any(missing) else output
 
     def _scaled(self, input: torch.Tensor) -> tuple[int, int]:
-        """Return the size that an image itself takes in the new one."""
+        """Return the size of an image before padding."""
         if not self._keep_ratio:
             return self._size
         scale = min(new / old for new, old in zip(self._size, input.shape[-2:], strict=True))

@@ -11,11 +11,11 @@ from common.config.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; anything behind the batch dimension is flattened first.
+    """Linear layers with ReLU between them; all dimensions but the first are flattened.
 
     Args:
         sizes: Width of the input, of each hidden layer and of the output, such as [784, 512, 512, 10].
-        dropout: Probability of dropping a hidden value.
+        dropout: Probability of zeroing a hidden value.
     """
 
     def __init__(self, sizes: list[int], dropout: float = 0.0):
@@ -32,13 +32,13 @@ class MLP(nn.Module):
         return self.layers(x)
 
     def blocks(self) -> list[nn.Module]:
-        """Return the linear layers, each of which is sharded by itself (``dist.strategy``: fsdp)."""
+        """Return the linear layers, each of which is sharded separately (``dist.strategy: fsdp``)."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def tensor_parallel_plan(self) -> dict[str, ParallelStyle]:
-        """Return how the layers are divided (``dist.strategy``: tp): by columns and by rows in turn.
+        """Return how the layers are divided (``dist.strategy: tp``): by columns and by rows in turn.
 
-        A lone last layer stays whole. Source: Shoeybi et al., Megatron-LM (2019).
+        An unpaired last layer is replicated. Source: Shoeybi et al., Megatron-LM (2019).
         """
         names = [f"layers.{i}" for i, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
         pairs = zip(names[::2], names[1::2], strict=False)

@@ -1,10 +1,9 @@
-"""Pictures of samples beside what a model makes of them."""
+"""Pictures of samples beside the model's predictions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -15,36 +14,76 @@ from common.data.lookup import class_numbers, predicted_classes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIDE = 64  # pixels that a sample has at least
+_MIN_SIDE = 64  # smaller images are enlarged to at least so many pixels
 
 
 def draw_samples(data_dict: dict[str, Any], output_dict: dict[str, Any], count: int) -> dict[str, torch.Tensor]:
-    """Return a picture of a batch's first samples, (3, H, W) in [0, 1], by its name; nothing for other tasks.
+    """Return a picture of a batch's first samples, (3, H, W) in [0, 1], by its name; empty for other tasks.
 
-    ``triplets`` if the batch has a ``mask``: images, below them their truth, below that the predictions. ``guesses`` if
-    it has a ``label``: images, each above a bar, green for a right guess, red for a wrong one.
+    ``triplets`` for a batch with a ``mask``: rows of images, true masks and predictions. ``guesses`` for one with a
+    ``label``: images, each above a bar that is green for a right guess and red for a wrong one.
 
     Args:
         data_dict: ``image`` (batch, 1 or 3, H, W) of any range, and ``mask`` (batch, H, W) or (batch, 1, H, W), or
             ``label`` (batch,).
         output_dict: ``logits`` (batch, classes, ...).
-        count: Samples at most.
+        count: The maximum number of samples.
     """
     if "image" not in data_dict or "logits" not in output_dict:
         return {}
-    logits = output_dict["logits"][:count].float()
-    images = _enlarged(as_pictures(data_dict["image"][:count]))
-    if "mask" in data_dict:
-        truth = class_numbers(data_dict["mask"][:count], logits)
-        classes = max(2, logits.shape[1])
-        rows = [images, *(_enlarged(colour_classes(mask, classes)) for mask in (truth, predicted_classes(logits)))]
-        return {"triplets": torch.cat([_in_a_row(row) for row in rows], dim=1)}
-    if "label" in data_dict:
-        right = predicted_classes(logits) == data_dict["label"][:count]
-        bars = images.new_zeros(len(images), 3, max(2, images.shape[-1] // 10), images.shape[-1])
-        bars[right, 1], bars[~right, 0] = 0.7, 0.8
-        return {"guesses": _in_a_row(torch.cat([images, bars], dim=2))}
-    return {}
+    first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
+    logits = output_dict["logits"][:count]
+    rows = [_enlarge(row) for row in _draw(first, logits).values()]
+    if "mask" in first:
+        return {"triplets": torch.cat([_side_by_side(row) for row in rows], dim=1)}
+    if "label" not in first:
+        return {}
+    (images,), right = rows, predicted_classes(logits) == first["label"]
+    bars = images.new_zeros(len(images), 3, max(2, images.shape[-1] // 10), images.shape[-1])
+    bars[right, 1], bars[~right, 0] = 0.7, 0.8
+    return {"guesses": _side_by_side(torch.cat([images, bars], dim=2))}
+
+
+def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return one sample's image and, if it has a mask, the true and the predicted one: (3, H, W) in [0, 1], by name.
+
+    The arguments are those of ``draw_samples``, without the batch dimension; the pictures share no memory with them.
+    """
+    if "image" not in data_dict or "logits" not in output_dict:
+        return {}
+    batch = {key: data_dict[key][None] for key in ("image", "mask") if key in data_dict}
+    return {name: picture[0].clone() for name, picture in _draw(batch, output_dict["logits"][None]).items()}
+
+
+def _draw(batch: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1]."""
+    pictures = {"image": as_pictures(batch["image"])}
+    if "mask" in batch:
+        masks = {"truth": class_numbers(batch["mask"], logits), "prediction": predicted_classes(logits)}
+        pictures |= {name: color_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
+    return pictures
+
+
+def as_pictures(images: torch.Tensor) -> torch.Tensor:
+    """Return images (batch, 1 or 3, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
+
+    If a value is outside [0, 1], as in normalized images, the whole batch is scaled to that range.
+    """
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    low, high = images.aminmax()
+    if low < 0 or high > 1:
+        images = (images - low) / (high - low).clamp(min=1e-9)
+    return images.expand(-1, 3, -1, -1)
+
+
+def color_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return class numbers (batch, H, W) as colors (batch, 3, H, W) in [0, 1], class 0 black; two: black and white."""
+    if classes == 2:
+        return (numbers > 0).float().unsqueeze(1).expand(-1, 3, -1, -1)
+    hues = torch.arange(classes - 1) * 0.618034 % 1  # steps of the golden ratio keep neighboring classes distinct
+    wheel = (hues[:, None] * 6 + torch.tensor([0.0, 4.0, 2.0])) % 6
+    palette = torch.cat([torch.zeros(1, 3), ((wheel - 3).abs() - 1).clamp(0, 1)]).to(numbers.device)
+    return palette[numbers].movedim(-1, 1)
 
 
 def write_picture(image: torch.Tensor, path: Path) -> None:
@@ -54,83 +93,74 @@ def write_picture(image: torch.Tensor, path: Path) -> None:
     Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(path)
 
 
-def as_pictures(images: torch.Tensor) -> torch.Tensor:
-    """Return images (batch, 1 or 3, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
-
-    Those that leave [0, 1], such as normalised ones, are scaled, all alike.
-    """
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    low, high = images.aminmax()
-    if low < 0 or high > 1:
-        images = (images - low) / (high - low).clamp(min=1e-9)
-    return images.expand(-1, 3, -1, -1)
-
-
-def colour_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return class numbers (batch, H, W) as colours (batch, 3, H, W) in [0, 1], class 0 black; two: black and white."""
-    if classes == 2:
-        return (numbers > 0).float().unsqueeze(1).expand(-1, 3, -1, -1)
-    hues = torch.arange(classes - 1) * 0.618034 % 1  # the golden ratio keeps neighbours apart
-    wheel = (hues[:, None] * 6 + torch.tensor([0.0, 4.0, 2.0])) % 6
-    palette = torch.cat([torch.zeros(1, 3), ((wheel - 3).abs() - 1).clamp(0, 1)]).to(numbers.device)
-    return palette[numbers].movedim(-1, 1)
-
-
-@dataclass
-class ShownSample:
-    """One sample as an evaluation shows it."""
+class ShownSample(NamedTuple):
+    """One sample on a page."""
 
     pictures: dict[str, torch.Tensor]
-    """(3, H, W) in [0, 1], by what they show; none where nobody will look at them."""
+    """(3, H, W) in [0, 1], by what they show."""
     title: str
-    """What stands above them."""
-    group: str = ""
-    """The samples it stands with."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What a table says of it, beside its results."""
 
 
-def describe_sample(data_dict: dict[str, Any], output_dict: dict[str, Any], result_dict: dict[str, Any]) -> ShownSample:
-    """Return what is to be said of one sample and of what a model makes of it, as yet without pictures.
+class SamplePage:
+    """Collects samples during an evaluation: ``predictions.png`` shows some, and every so many get a file each.
 
     Args:
-        data_dict: ``label`` () for a classification.
-        output_dict: ``logits`` (classes, ...).
-        result_dict: Results by name; the first stands in the title, but for a label.
+        folder: Where to write.
+        per_group: How many samples of each group, such as right and wrong guesses, the page shows at most.
+        every: Write every so many samples to ``samples/<number>.png``; 0: none.
     """
-    if "label" not in data_dict or "mask" in data_dict or "logits" not in output_dict:
-        return ShownSample({}, ", ".join(f"{name} {float(value):.2f}" for name, value in list(result_dict.items())[:1]))
-    logits, label = output_dict["logits"].float(), int(data_dict["label"])
-    guess = int(predicted_classes(logits[None]))
-    facts = {"label": label, "guess": guess, "confidence": float(logits.softmax(dim=0)[guess])}
-    if guess == label:
-        return ShownSample({}, f"{guess}", "right", facts)
-    return ShownSample({}, f"{guess}, is {label}", "wrong", facts)
+
+    def __init__(self, folder: Path, per_group: int, every: int):
+        self.folder, self.per_group, self.every = folder, per_group, every
+        self.groups: dict[str, list[ShownSample]] = {}
+        self._seen = 0
+
+    def add(self, row: dict[str, Any], data_dict: dict[str, Any], output_dict: dict[str, Any]) -> None:
+        """Add one sample, if the page has room for it or its turn for a file has come.
+
+        ``row`` is its line in ``samples.csv``: its number as ``sample``, ``guess`` and ``label`` if it is classified,
+        and its results, the first of which is the title otherwise. The other arguments are those of ``draw_sample``.
+        """
+        group, title = _describe(row)
+        shown = self.groups.setdefault(group, [])
+        is_shown = len(shown) < self.per_group
+        is_written = self.every > 0 and self._seen % self.every == 0
+        self._seen += 1
+        pictures = draw_sample(data_dict, output_dict) if is_shown or is_written else {}
+        if is_written and pictures:
+            picture = torch.cat(list(pictures.values()), dim=2)
+            write_picture(picture, self.folder / "samples" / f"{row['sample']:06d}.png")
+        if is_shown and pictures:
+            shown.append(ShownSample(pictures, title))
+
+    def write(self) -> None:
+        """Write ``predictions.png``: a row for each group, or two samples a row if there is only one group."""
+        rows = sorted((group, samples) for group, samples in self.groups.items() if samples)
+        if [group for group, _ in rows] == [""]:
+            rows = in_rows(rows[0][1], 2)
+        if rows:
+            sample_figure(rows).savefig(self.folder / "predictions.png", dpi=150)
 
 
-def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return a sample's image and, if it has a mask, its truth and the prediction, each (3, H, W) in [0, 1], by name.
+def _describe(row: dict[str, Any]) -> tuple[str, str]:
+    """Return the group and the title of a sample."""
+    if "guess" in row:
+        is_right = row["guess"] == row["label"]
+        return ("right", f"{row['guess']}") if is_right else ("wrong", f"{row['guess']}, is {row['label']}")
+    results = [f"{name} {float(value):.2f}" for name, value in row.items() if name != "sample"]
+    return "", results[0] if results else ""
 
-    They hold on to nothing of the batch. For other tasks there are none.
 
-    Args:
-        data_dict: ``image`` (1 or 3, H, W), and ``mask`` (H, W) or (1, H, W).
-        output_dict: ``logits`` (classes, ...).
-    """
-    if "image" not in data_dict or "logits" not in output_dict:
-        return {}
-    pictures, logits = {"image": as_pictures(data_dict["image"][None])}, output_dict["logits"][None].float()
-    if "mask" in data_dict:
-        masks = {"truth": class_numbers(data_dict["mask"][None], logits), "prediction": predicted_classes(logits)}
-        pictures |= {name: colour_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
-    return {name: picture[0].clone() for name, picture in pictures.items()}
+def in_rows(samples: list[ShownSample], across: int) -> list[tuple[str, list[ShownSample]]]:
+    """Return samples as unnamed rows of a page."""
+    return [("", samples[start : start + across]) for start in range(0, len(samples), across)]
 
 
 def sample_figure(rows: list[tuple[str, list[ShownSample]]]) -> Figure:
-    """Return rows of samples as a page, each row with its name at the left, each sample with its title above it."""
+    """Return a page with rows of samples: the row's name at its left, each sample's title above it."""
     from matplotlib.figure import Figure
 
-    first = next(sample for _, samples in rows for sample in samples)
+    first = rows[0][1][0]
     wide, across = len(first.pictures), max(len(samples) for _, samples in rows)
     height, width = first.pictures["image"].shape[1:]
     side = 1.5 if wide > 1 else 1.0
@@ -150,12 +180,12 @@ def sample_figure(rows: list[tuple[str, list[ShownSample]]]) -> Figure:
     return figure
 
 
-def _enlarged(images: torch.Tensor) -> torch.Tensor:
+def _enlarge(images: torch.Tensor) -> torch.Tensor:
     """Return small images with each pixel repeated."""
-    times = -(-_SIDE // max(images.shape[-2:]))
+    times = -(-_MIN_SIDE // max(images.shape[-2:]))
     return functional.interpolate(images, scale_factor=times) if times > 1 else images
 
 
-def _in_a_row(images: torch.Tensor) -> torch.Tensor:
-    """Return images (count, 3, H, W) beside each other, with black lines between."""
+def _side_by_side(images: torch.Tensor) -> torch.Tensor:
+    """Return images (count, 3, H, W) as one row, with black lines between them."""
     return torch.cat(list(functional.pad(images, (1, 1, 1, 1))), dim=2)

@@ -13,32 +13,30 @@ from common.config.registry import TRANSFORM_REGISTRY
 if TYPE_CHECKING:
     from kornia.augmentation import AugmentationSequential
 
-# What moves with the image, as kornia calls it.
+# What moves with the image, and kornia's name for it.
 _KEYS = {"image": "input", "mask": "mask", "boxes": "bbox_xyxy", "keypoints": "keypoints"}
 TO_TENSOR = "ToTensor"
 
 
 class Pipeline:
-    """The transforms of a config, which carry along what lies on the image.
+    """The transforms of a config. Masks, boxes and keypoints move with the image; all other entries stay unchanged.
 
-    In a sample these are ``image`` (C, H, W); ``mask`` (H, W) or (C, H, W) of any dtype, never interpolated; ``boxes``
-    (N, 4), float: left, top, right and bottom edge in pixels, cut at the image's border; ``keypoints`` (N, 2), float:
-    x and y in pixels, the centre of the first pixel being (0, 0). In a batch each has one dimension more in front.
-    Whatever else a sample has stays as it is. Random numbers come from torch's global generator.
+    A sample has ``image`` (C, H, W); ``mask`` (H, W) or (C, H, W) of any dtype, never interpolated; ``boxes`` (N, 4),
+    float: left, top, right and bottom edge in pixels, clipped to the image; ``keypoints`` (N, 2), float: x and y in
+    pixels, (0, 0) being the center of the first pixel. In a batch each has one more dimension in front. Random numbers
+    come from torch's global generator.
 
     A transform is one of this package (``Resize``, ``RandomFlip``, ``RandomColorJitter``) or any of
-    ``kornia.augmentation`` by its own name (``Normalize``, ``RandomCrop``, ``RandomRotation``, ...).
-    ``{type: ToTensor}`` comes first where images are not floating tensors yet: it takes PIL images, arrays (H, W[, C])
-    and integer tensors, and gives (C, H, W) in [0, 1].
-
-    Source: Riba et al., Kornia (2020), whose augmentations these are.
+    ``kornia.augmentation`` by its own name (``Normalize``, ``RandomCrop``, ...). ``{type: ToTensor}`` comes first if
+    images are not floating-point tensors yet: it converts PIL images, arrays (H, W[, C]) and integer tensors to
+    (C, H, W) in [0, 1]. Source: Riba et al., Kornia (2020).
 
     Args:
         sections: A section ``{type, ...arguments}`` for each transform.
         where: Their place in the config, for messages: ``dataset.train.transforms``.
 
     Raises:
-        UserError: No list of sections, an unknown type, or arguments that do not fit.
+        UserError: Not a list of sections, an unknown type, or arguments that do not fit.
     """
 
     def __init__(self, sections: list[dict[str, Any]], where: str = "transforms"):
@@ -48,13 +46,13 @@ class Pipeline:
         self._converts = types[:1] == [TO_TENSOR]
         if TO_TENSOR in types[1:]:
             raise UserError(f"{where}.{types.index(TO_TENSOR, 1)}: ToTensor comes first")
-        self._augment = _build(sections, where, int(self._converts))
+        self._augment = _build(sections, where, start=int(self._converts))
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return a sample as the transforms leave it.
+        """Return a transformed sample.
 
         Raises:
-            ValueError: An image that is no floating tensor, or a mask of another size than its image.
+            ValueError: The image is not a floating-point tensor, or the mask has another size.
         """
         if self._converts:
             sample = {**sample, "image": to_tensor(sample["image"])}
@@ -62,10 +60,10 @@ class Pipeline:
         return {**sample, **{key: value.squeeze(0) for key, value in batch.items()}}
 
     def on_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch as the transforms leave it, each sample with random numbers of its own.
+        """Return a transformed batch; each sample gets its own random numbers.
 
         Raises:
-            ValueError: Images that are no floating tensors, or masks of another size than the images.
+            ValueError: The images are not floating-point tensors, or the masks have another size.
         """
         if self._converts:
             batch = {**batch, "image": to_float(batch["image"])}
@@ -84,28 +82,21 @@ class Pipeline:
         given = {key: _for_kornia(key, value, image.dtype) for key, value in batch.items() if value.numel()}
         moved = self._augment(*given.values(), data_keys=[_KEYS[key] for key in given])
         moved = dict(zip(given, moved if len(given) > 1 else [moved], strict=True))
-        size = moved["image"].shape[-2:]
-        return batch | {key: _from_kornia(key, value, batch[key], size) for key, value in moved.items()}
+        return batch | {k: _from_kornia(k, value, batch[k], moved["image"].shape[-2:]) for k, value in moved.items()}
 
 
 def _build(sections: list[dict[str, Any]], where: str, start: int) -> AugmentationSequential | None:
-    """Return kornia's sequence of all transforms from a number on; kornia is loaded only where there are such."""
-    if not sections[start:]:
+    """Return the transforms from number ``start`` on; None, without importing kornia, if there are none."""
+    numbered = list(enumerate(sections))[start:]
+    if not numbered:
         return None
     from kornia.augmentation import AugmentationSequential
 
-    from common.vision import color, geometry  # noqa: F401  # so that they are registered
-
-    places = [f"{where}.{i}" for i in range(start, len(sections))]
-    steps = [
-        TRANSFORM_REGISTRY.build(_with_tuples(section), place)
-        for section, place in zip(sections[start:], places, strict=True)
-    ]
-    return AugmentationSequential(*steps)
+    return AugmentationSequential(*(TRANSFORM_REGISTRY.build(_with_tuples(s), f"{where}.{i}") for i, s in numbered))
 
 
 def _with_tuples(section: Any) -> Any:
-    """Return a section in which lists of numbers are tuples, as kornia takes sizes and ranges."""
+    """Return a section whose lists of numbers are tuples, which kornia expects for sizes and ranges."""
     if not isinstance(section, dict):
         return section
     are_numbers = {key: isinstance(v, list) and not any(isinstance(i, str) for i in v) for key, v in section.items()}
@@ -115,7 +106,7 @@ def _with_tuples(section: Any) -> Any:
 def _for_kornia(key: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if key == "mask":
         return (value if value.ndim == 4 else value.unsqueeze(1)).to(dtype)
-    return value - 0.5 if key == "boxes" else value  # kornia moves corners as it moves the centres of pixels
+    return value - 0.5 if key == "boxes" else value  # kornia moves corners as it moves the centers of pixels
 
 
 def _from_kornia(key: str, value: torch.Tensor, before: torch.Tensor, size: torch.Size) -> torch.Tensor:
@@ -128,17 +119,12 @@ def _from_kornia(key: str, value: torch.Tensor, before: torch.Tensor, size: torc
 
 
 def to_tensor(image: Any) -> torch.Tensor:
-    """Return an image as a tensor (C, H, W), float32 in [0, 1].
-
-    Args:
-        image: A PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W); integers up to 255.
-    """
+    """Return a PIL image, an array (H, W[, C]) or a tensor (C, H, W) as float32 (C, H, W) in [0, 1]."""
     if not isinstance(image, torch.Tensor):
-        array = np.array(image)
-        image = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1).contiguous()
+        image = torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
     return to_float(image)
 
 
 def to_float(image: torch.Tensor) -> torch.Tensor:
-    """Return an image of integers up to 255 as float32 in [0, 1]; a floating one as it is."""
+    """Return an image of integers up to 255 as float32 in [0, 1], and a floating-point one unchanged."""
     return image if image.is_floating_point() else image.float().div_(255)

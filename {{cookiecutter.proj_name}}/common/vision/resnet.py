@@ -10,13 +10,7 @@ from common.state.model import BaseModel
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut.
-
-    Args:
-        channels: Channels of the input.
-        width: Channels of both convolutions, and of the output.
-        stride: Stride of the first.
-    """
+    """Two 3 x 3 convolutions of the same width and a shortcut; the first has the stride."""
 
     expansion = 1
 
@@ -27,7 +21,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, width, stride)
+        self.downsample = _projection(channels, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (batch, width, H / stride, W / stride) from (batch, channels, H, W)."""
@@ -37,14 +31,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 x 3 convolution between two of 1 x 1, and a shortcut.
+    """A 3 x 3 convolution between two 1 x 1 ones, and a shortcut; the output has four times the width.
 
-    The stride is that of the 3 x 3 convolution, as in torchvision and in Goyal et al. (2017).
-
-    Args:
-        channels: Channels of the input.
-        width: Channels of the middle convolution; the output has four times as many.
-        stride: Its stride.
+    The 3 x 3 convolution has the stride, as in torchvision and in Goyal et al. (2017).
     """
 
     expansion = 4
@@ -58,7 +47,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, 4 * width, stride)
+        self.downsample = _projection(channels, 4 * width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (batch, 4 * width, H / stride, W / stride) from (batch, channels, H, W)."""
@@ -73,7 +62,7 @@ _KINDS = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (B
 
 @MODEL_REGISTRY.register()
 class ResNet(BaseModel):
-    """A residual network for classification. Its weights have the names that torchvision and timm give them.
+    """A residual network for classification; its weights have the same names as in torchvision and timm.
 
     Source: He et al., Deep Residual Learning for Image Recognition (2016).
 
@@ -81,10 +70,10 @@ class ResNet(BaseModel):
         depth: 18, 34 or 50.
         num_classes: Number of classes.
         in_channels: Channels of the images.
-        small_images: A 3 x 3 convolution at the start that keeps the size, for images of about 32 pixels, instead of
+        small_images: Begin with a 3 x 3 convolution that keeps the size, for images of about 32 pixels, instead of
             7 x 7 and pooling, which divide it by four.
-        weights: Where to begin: a file, ``torchvision:<name>`` or ``timm:<name>``; what does not fit, such as the
-            classifier for other classes, is logged and begins anew.
+        weights: Initial weights: a file, ``torchvision:<name>`` or ``timm:<name>``; a layer that does not fit, such as
+            the classifier for other classes, is logged and initialized at random.
 
     Raises:
         ValueError: Another depth.
@@ -123,12 +112,12 @@ class ResNet(BaseModel):
         return self.fc(x.mean((2, 3)))
 
     def blocks(self) -> list[nn.Module]:
-        """Return the residual blocks, each sharded (``dist.strategy``: fsdp) or recomputed by itself."""
+        """Return the residual blocks, each of which is sharded (``dist.strategy: fsdp``) or recomputed separately."""
         return [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
 
 
-def _shortcut(channels: int, new_channels: int, stride: int) -> nn.Sequential | None:
-    """Return a projection where a block changes the shape, and None where the input passes as it is."""
+def _projection(channels: int, new_channels: int, stride: int) -> nn.Sequential | None:
+    """Return the shortcut of a block that changes the shape; None if the input is added as it is."""
     if stride == 1 and channels == new_channels:
         return None
     return nn.Sequential(nn.Conv2d(channels, new_channels, 1, stride, bias=False), nn.BatchNorm2d(new_channels))

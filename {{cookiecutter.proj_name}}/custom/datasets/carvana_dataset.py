@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY
-from common.data import BaseDataset, read_image, split_groups
+from common import DATASET_REGISTRY, BaseDataset, UserError
+from common.data import split_groups
+from common.vision.images import read_image
 
 SPLITS = ("train", "val", "eval")
 
@@ -17,7 +17,7 @@ class CarvanaDataset(BaseDataset):
     """Photographs in ``<data_dir>/carvana/train/<car>_<angle>.jpg``, masks in ``train_masks/<car>_<angle>_mask.gif``.
 
     A sample is ``{"image": uint8 (3, H, W), "mask": float32 (1, H, W), 1 on the car}``. All photographs of a car are in
-    the same split, so that no car is both learnt and asked for. Source: the Carvana Image Masking Challenge (2017),
+    the same split, so that no car is in two splits. Source: the Carvana Image Masking Challenge (2017),
     where the files are to be had.
 
     Args:
@@ -30,6 +30,8 @@ class CarvanaDataset(BaseDataset):
         UserError: Another split, the folders or a mask are missing.
         ValueError: Shares that are negative, or above 1 together.
     """
+
+    random_generators = ()  # reading a photograph draws nothing
 
     def __init__(
         self,

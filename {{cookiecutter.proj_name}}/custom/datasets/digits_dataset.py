@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from common.config.registry import DATASET_REGISTRY
-from common.data import ArrayDataset, BaseDataset, check_labels
+from common import DATASET_REGISTRY, ArrayDataset, BaseDataset
+from common.data import check_labels
 
 # How the 1,797 images are divided: in one fixed shuffled order, so that no image is in two splits.
 SPLITS = {"train": (0, 1257), "val": (1257, 1527), "eval": (1527, 1797)}

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY
-from common.data import ArrayDataset, check_labels, download, split_groups
+from common import DATASET_REGISTRY, ArrayDataset, UserError
+from common.data import check_labels, download, split_groups
 
 MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from common.config.registry import DATASET_REGISTRY
-from common.data import ArrayDataset
+from common import DATASET_REGISTRY, ArrayDataset
 
 # The seed and the number of samples of each split: other seeds, other pictures.
 SPLITS = {"train": (0, 800), "val": (1, 200), "eval": (2, 200)}
@@ -14,7 +13,7 @@ SPLITS = {"train": (0, 800), "val": (1, 200), "eval": (2, 200)}
 
 @DATASET_REGISTRY.register()
 class ShapesDataset(ArrayDataset):
-    """Ellipses and rectangles of any colour on a grey and noisy ground, crossed by lines; the mask is where a shape is.
+    """Ellipses and rectangles of any color on a gray and noisy ground, crossed by lines; the mask is where a shape is.
 
     A sample is ``{"image": uint8 (3, size, size), "mask": float32 (1, size, size)}``. It is drawn at the start, always
     the same.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.config.registry import LOSS_REGISTRY
+from common import LOSS_REGISTRY
 
 
 @LOSS_REGISTRY.register()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common.config.registry import METRIC_REGISTRY
-from common.log.base_metric import MeanMetric
+from common import METRIC_REGISTRY, MeanMetric
 
 
 @METRIC_REGISTRY.register()

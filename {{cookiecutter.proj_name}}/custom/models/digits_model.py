@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.config.registry import MODEL_REGISTRY
+from common import MODEL_REGISTRY
 
 
 @MODEL_REGISTRY.register()

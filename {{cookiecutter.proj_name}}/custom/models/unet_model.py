@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.config.registry import MODEL_REGISTRY
-from common.state.model import BaseModel
+from common import MODEL_REGISTRY, BaseModel
 
 
 class ConvBlock(nn.Sequential):

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common import find_room
 from common.state.file import read_checkpoint
 
 PROJECT = Path(__file__).parents[2]
+DRAWS = find_room("vision.pictures") is not None
 
 
 class CommandsTest(unittest.TestCase):
@@ -69,10 +71,11 @@ class TestTraining(CommandsTest):
         }.items():
             found = next(line for line in lines if line["split"] == split)
             self.assertLessEqual(names, set(found))
-        self.assertEqual(set(events.Tags()["images"]), {"train/guesses", "val/guesses"})
-        for split in ("train", "val"):
-            self.assertEqual(len(list((self.folder / "digits" / "progress" / split / "guesses").glob("*.png"))), 2)
-        self.assertTrue((self.folder / "digits" / "eval" / "epoch_002" / "predictions.png").is_file())
+        drawn = {"train/guesses", "val/guesses"} if DRAWS else set()
+        self.assertEqual(set(events.Tags()["images"]), drawn)
+        for name in drawn:
+            self.assertEqual(len(list((self.folder / "digits" / "progress" / name).glob("*.png"))), 2)
+        self.assertEqual((self.folder / "digits" / "eval" / "epoch_002" / "predictions.png").is_file(), DRAWS)
 
     def test_job_sh_gives_the_same_bits(self):
         self.train("--progress.epoch", "2", "--trainer.accumulate", "2", "--optim.ema_decay", "0.9")
@@ -115,7 +118,10 @@ class TestEvaluation(CommandsTest):
         self.evaluate("--model_pt", str(self.folder / "digits" / "checkpoints" / "best_accuracy.pt"))
         summary = json.loads((self.folder / "results" / "summary.json").read_text())
         self.assertGreater(summary["accuracy"], 0.9)
-        self.assertTrue((self.folder / "results" / "predictions.png").read_bytes().startswith(b"\x89PNG"))
+        if DRAWS:
+            self.assertTrue((self.folder / "results" / "predictions.png").read_bytes().startswith(b"\x89PNG"))
+        header = (self.folder / "results" / "samples.csv").read_text().splitlines()[0]
+        self.assertEqual(header.split(","), ["sample", "accuracy", "label", "guess", "confidence"])
 
     def test_a_checkpoint_of_another_model(self):
         self.train("--progress.epoch", "1", "--model.width", "4")

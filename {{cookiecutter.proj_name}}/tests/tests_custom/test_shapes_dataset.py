@@ -19,7 +19,7 @@ class TestShapes(unittest.TestCase):
             shares = batch["mask"].mean((1, 2, 3))
             self.assertTrue(shares.min() > 0 and shares.max() < 0.9 and 0.1 < shares.mean() < 0.5)
 
-    def test_shapes_are_coloured_and_the_ground_is_grey(self):
+    def test_shapes_are_colored_and_the_ground_is_gray(self):
         dataset = ShapesDataset("data", "val", size=48)
         image, mask = dataset.tensors["image"].float(), dataset.tensors["mask"][:, 0] == 1
         spread = image.amax(1) - image.amin(1)

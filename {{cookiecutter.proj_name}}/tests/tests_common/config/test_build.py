@@ -9,10 +9,9 @@ import torch
 
 from common.config.build import build_loader, build_loss, build_metric, build_model
 from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY
-from common.config.schema import DatasetConfig
+from common.config.registry import DATASET_REGISTRY, MODEL_REGISTRY
+from common.config.schema import Config, DatasetConfig
 from common.data import ArrayDataset
-from tests.tests_common.engine import toy
 
 PROJECT = Path(__file__).parents[3]
 
@@ -25,10 +24,21 @@ class CountingDataset(ArrayDataset):
         super().__init__(data_dir, x=torch.arange(samples))
 
 
+@MODEL_REGISTRY.register()
+class Doubling(torch.nn.Module):
+    """Twice its input."""
+
+    def __init__(self, size: int):
+        super().__init__()
+
+    def forward(self, x):
+        return 2 * x
+
+
 def load(split="train", batch_size=4, max_samples=None, **section):
     """Return the loader of a counting set."""
     section = {"type": "CountingDataset", **section}
-    config = toy.make_config(dataset=DatasetConfig(**{split: section}), batch_size=batch_size)
+    config = Config(dataset=DatasetConfig(**{split: section}), batch_size=batch_size)
     return build_loader(config, split, max_samples=max_samples)
 
 
@@ -41,7 +51,7 @@ class TestLoaders(unittest.TestCase):
 
     def test_a_sets_own_batch_size_comes_first(self):
         self.assertEqual([len(batch["x"]) for batch in load("val")], [4, 4, 2])
-        config = toy.make_config(dataset=DatasetConfig(val={"type": "CountingDataset", "batch_size": 5}), batch_size=4)
+        config = Config(dataset=DatasetConfig(val={"type": "CountingDataset", "batch_size": 5}), batch_size=4)
         self.assertEqual([len(batch["x"]) for batch in build_loader(config, "val")], [5, 5])
 
     def test_at_most_so_many_samples(self):
@@ -49,7 +59,7 @@ class TestLoaders(unittest.TestCase):
         self.assertEqual(sum(len(batch["x"]) for batch in load("eval", max_samples=50)), 10)
 
     def test_a_missing_section(self):
-        config = toy.make_config()
+        config = Config()
         self.assertIsNone(build_loader(config, "val"))
         with self.assertRaisesRegex(UserError, "dataset.train: expected a section"):
             build_loader(config, "train")
@@ -80,8 +90,8 @@ class TestTerms(unittest.TestCase):
         self.assertEqual([result[name].item() for name in ("l1", "l2", "sum")], [4.0, 4.0, 8.0])
         self.assertEqual(section["l1"]["weight"], 2.0)
 
-    def test_the_engines_own_models(self):
-        self.assertEqual(build_model({"type": "MLP", "sizes": [4, 2]})(torch.zeros(3, 4)).shape, (3, 2))
+    def test_models_of_the_project(self):
+        self.assertEqual(build_model({"type": "Doubling", "size": 4})(torch.ones(3)).tolist(), [2.0, 2.0, 2.0])
 
     def test_mistakes(self):
         for build, section, message in (

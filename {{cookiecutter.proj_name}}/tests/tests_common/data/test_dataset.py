@@ -1,14 +1,12 @@
-"""What data sets are made of: splits, labels, pictures."""
+"""What data sets share: splits, labels, and what they declare of themselves."""
 
-import tempfile
 import unittest
-from pathlib import Path
 
 import torch
-from PIL import Image
 
 from common.config.errors import UserError
-from common.data import check_labels, read_image, split_groups
+from common.data import ArrayDataset, BaseDataset, check_labels, split_groups
+from common.data.dataset import ALL_GENERATORS, generators_of
 
 
 class TestSplits(unittest.TestCase):
@@ -44,16 +42,79 @@ class TestLabels(unittest.TestCase):
                 check_labels(torch.tensor(labels), 5, "file")
 
 
-class TestPictures(unittest.TestCase):
-    def test_formats(self):
-        with tempfile.TemporaryDirectory() as folder:
-            image = Image.new("RGB", (5, 3), (255, 0, 10))
-            for name in ("a.png", "b.gif", "c.bmp"):
-                image.save(Path(folder, name))
-                pixels = read_image(Path(folder, name))
-                self.assertEqual((pixels.shape, pixels.dtype), ((3, 3, 5), torch.uint8))
-                self.assertEqual(pixels[:, 1, 2].tolist(), [255, 0, 10])
-                self.assertEqual(read_image(Path(folder, name), "L").shape, (1, 3, 5))
-            Path(folder, "bad.png").write_bytes(b"no picture")
-            with self.assertRaises(OSError):
-                read_image(Path(folder, "bad.png"))
+class Base(ArrayDataset):
+    """Numbers in order, with what a subclass overrides."""
+
+    def __init__(self):
+        super().__init__("data", x=torch.arange(5))
+
+
+class OneByOne(Base):
+    def __getitem__(self, index):
+        return {"x": -super().__getitem__(index)["x"]}
+
+
+class InBatches(Base):
+    def __getitems__(self, indices):
+        return {"x": -super().__getitems__(indices)["x"]}
+
+
+class TestOverriding(unittest.TestCase):
+    """What a subclass overrides decides how it is read and seeded, unless it declares the latter itself."""
+
+    def check(self, cls, generators, batches):
+        self.assertEqual(generators_of(cls()), generators, cls)
+        self.assertEqual(getattr(cls(), "__getitems__", None) is not None, batches, cls)
+
+    def test_arrays_draw_nothing(self):
+        self.check(Base, (), True)
+
+    def test_an_overridden_method(self):
+        self.check(OneByOne, ALL_GENERATORS, False)
+        self.check(InBatches, ALL_GENERATORS, True)
+
+    def test_a_subclass_that_narrows(self):
+        class Narrow(OneByOne):
+            random_generators = ("numpy",)
+
+        class Plain(OneByOne):
+            random_generators = ()
+
+            def __getitem__(self, index):
+                return super().__getitem__(index)
+
+        class Inherits(Narrow):
+            pass
+
+        class OverridesAgain(Narrow):
+            def __getitem__(self, index):
+                return super().__getitem__(index)
+
+        self.check(Narrow, ("numpy",), False)
+        self.check(Plain, (), False)
+        self.check(Inherits, ("numpy",), False)
+        self.check(OverridesAgain, ALL_GENERATORS, False)
+
+    def test_batches_of_a_set_that_read_one_by_one(self):
+        class Again(OneByOne):
+            def __getitems__(self, indices):
+                return {"x": torch.tensor(indices)}
+
+        self.check(Again, ALL_GENERATORS, True)
+
+    def test_a_mixin(self):
+        class Mixin:
+            def __getitem__(self, index):
+                return {"x": index}
+
+        class Mixed(Mixin, Base):
+            pass
+
+        self.check(Mixed, ALL_GENERATORS, False)
+
+    def test_the_default(self):
+        class Own(BaseDataset):
+            pass
+
+        self.assertEqual((Own.random_generators, hasattr(Own, "__getitems__")), (ALL_GENERATORS, False))
+        self.assertEqual(generators_of(torch.utils.data.ConcatDataset([Base()])), ALL_GENERATORS)

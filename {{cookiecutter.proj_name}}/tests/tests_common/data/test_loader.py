@@ -150,7 +150,7 @@ class TestLoader(unittest.TestCase):
 
     def test_what_cannot_be_copied_is_handed_over_as_torch_does(self):
         for tensor in (torch.eye(3).to_sparse(), nn.Parameter(torch.ones(1)), torch.ones(1, requires_grad=True)):
-            self.assertIs(_to_hand_over(tensor), tensor)
+            self.assertIs(_to_hand_over((), tensor), tensor)
 
     def test_tensors_of_different_lengths(self):
         with self.assertRaisesRegex(ValueError, "same number of samples, found {'x': 2, 'y': 3}"):

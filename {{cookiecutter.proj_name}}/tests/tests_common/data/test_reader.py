@@ -2,14 +2,15 @@
 
 import random
 import unittest
+from unittest import mock
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.config.errors import RunError
+from common.config.errors import RunError, UserError
 from common.data import ArrayDataset, BaseDataset, make_loader
-from common.engine.failures import explain
+from common.run.failures import explain
 
 
 class Noise(BaseDataset):
@@ -83,6 +84,62 @@ class TestRandomNumbers(unittest.TestCase):
             expected |= {3: every[3][::2], 19: every[19][1:]}
             self.assertEqual(found, expected)
 
+    def test_what_a_set_declares_is_seeded_and_nothing_else(self):
+        every = read(Noise())
+        columns = {"python": 0, "numpy": 1, "torch": 2}
+        for names in (("python",), ("numpy", "torch"), ("torch",)):
+            data = Noise()
+            data.random_generators = names
+            for worker in (0, 2):
+                one, other = read(data, worker=worker), read(data, worker=worker, persistent_workers=False)
+                for index, noise in every.items():
+                    for name, column in columns.items():
+                        is_seeded = one[index][column] == noise[column] == other[index][column]
+                        self.assertEqual(is_seeded, name in names)
+
+    def test_a_set_that_declares_nothing_is_not_seeded(self):
+        data = ArrayDataset("data", index=torch.arange(23), noise=torch.arange(23))
+        with mock.patch.dict("common.data.reader._SEEDERS", clear=True):
+            self.assertEqual(read(data), {i: i for i in range(23)})
+
+    def test_an_overridden_sample_is_read_and_seeded(self):
+        class Noisy(ArrayDataset):
+            """Like Noise, from an array."""
+
+            def __getitem__(self, index):
+                return super().__getitem__(index) | {"noise": Noise()[index]["noise"]}
+
+        self.assertEqual(read(Noisy("data", index=torch.arange(23))), read(Noise()))
+
+    def test_an_unknown_generator(self):
+        cases = ((("nunpy",), "unknown 'nunpy', did you mean 'numpy'"), ("torch", "unknown 't', known: numpy, python"))
+        for names, message in cases:
+            data = Noise()
+            data.random_generators = names
+            with self.assertRaisesRegex(UserError, f"Noise.random_generators: {message}"):
+                make_loader(data, 4)
+
+    def test_a_single_sample_is_that_of_epoch_0(self):
+        every = read(Noise())
+        torch.manual_seed(1)
+        expected = torch.rand(1)
+        torch.manual_seed(1)
+        loader = make_loader(Noise(), 4, seed=3)
+        self.assertEqual(loader.dataset[7]["noise"].tolist(), every[7])
+        self.assertEqual(torch.rand(1), expected)
+
+    def test_a_set_is_read_once(self):
+        class Counting(Noise):
+            reads = 0
+
+            def __getitem__(self, index):
+                self.reads += 1
+                return super().__getitem__(index)
+
+        data = Counting()
+        read(data)
+        self.assertEqual(data.reads, 23)
+
     def test_persistent_workers_see_the_epoch(self):
         loader = make_loader(Noise(), 4, worker=1, training=True, seed=3)
         for epoch in (0, 1, 0):
@@ -129,6 +186,18 @@ class TestBrokenSamples(unittest.TestCase):
 
     def test_replace_in_whole_batches(self):
         class Whole(Broken):
+            def __getitems__(self, indices):
+                samples = [self[index] for index in indices]
+                return {key: torch.stack([torch.as_tensor(s[key]) for s in samples]) for key in samples[0]}
+
+        self.assertEqual(set(read(Whole(), replace=True)), set(range(23)) - set(Broken.bad))
+        with self.assertRaisesRegex(RunError, r"sample (4|5|17) \(images"):
+            read(Whole())
+
+    def test_whole_batches_of_a_set_that_draws_nothing(self):
+        class Whole(Broken):
+            random_generators = ()
+
             def __getitems__(self, indices):
                 samples = [self[index] for index in indices]
                 return {key: torch.stack([torch.as_tensor(s[key]) for s in samples]) for key in samples[0]}

@@ -10,7 +10,7 @@ from common.config.errors import UserError
 from common.config.registry import DATASET_REGISTRY
 from common.config.schema import Config, DatasetConfig
 from common.data import ArrayDataset, BaseDataset, View, draw_rows
-from common.data.subset import draws_random_numbers
+from common.data.dataset import ALL_GENERATORS, generators_of
 from common.vision.pipeline import Pipeline
 
 
@@ -48,9 +48,16 @@ class TestView(unittest.TestCase):
     def test_what_needs_a_seed(self):
         arrays = ArrayDataset("data", image=torch.zeros(6, 1, 1, 2))
         flip = Pipeline([{"type": "RandomFlip"}])
-        cases = ((arrays, False), (View(arrays, [1]), False), (View(arrays, None, flip), True), (Paths("data"), True))
+        cases = (
+            (arrays, ()),
+            (View(arrays, [1]), ()),
+            (View(arrays, None, flip), ("torch",)),
+            (Paths("data"), ALL_GENERATORS),
+            (View(Paths("data"), None, flip), ALL_GENERATORS),
+            (View(View(arrays, None, flip), [1]), ("torch",)),
+        )
         for dataset, expected in cases:
-            self.assertEqual(draws_random_numbers(dataset), expected)
+            self.assertEqual(generators_of(dataset), expected)
 
     def test_a_draw_follows_from_the_seed(self):
         self.assertEqual(draw_rows(100, 0.1, 5), draw_rows(100, 10, 5))

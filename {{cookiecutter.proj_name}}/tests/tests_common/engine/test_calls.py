@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.data import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer
 from common.optim.build import build_optimizer, build_scheduler
-from common.optim.step import Updater
+from common.optim.step import OptimizerStep
 from common.run.launch import Session
 from common.vision.mlp import MLP
 from tests.tests_common.engine import toy
@@ -52,20 +52,20 @@ def make(test, device="cpu"):
 class TestCalls(unittest.TestCase):
     def test_a_step_makes_few(self):
         trainer, calls = make(self), []
-        after = trainer._after_iteration
+        after = trainer.agenda.after_iteration
 
         def count(frame, event, argument):
             if event in ("call", "c_call"):
                 calls.append(event)
 
-        def watch():
-            after()
+        def watch(total):
             if trainer.total_iterations == FIRST:
                 sys.setprofile(count)
             elif trainer.total_iterations == LAST:
                 sys.setprofile(None)
+            return after(total)
 
-        trainer._after_iteration = watch
+        trainer.agenda.after_iteration = watch
         self.addCleanup(sys.setprofile, None)
         trainer.run()
         made = len(calls) / (LAST - FIRST)
@@ -73,7 +73,7 @@ class TestCalls(unittest.TestCase):
         self.assertLessEqual(made, LIMIT)
 
 
-class Behind(Updater):
+class Behind(OptimizerStep):
     """An updater as on a GPU, which computes behind the host: to read a value there is to wait."""
 
     def __init__(self, *arguments, **keys):
@@ -101,16 +101,16 @@ class Reads(TorchDispatchMode):
 
 class TestSyncs(unittest.TestCase):
     def test_a_step_that_is_not_logged_reads_no_value(self):
-        with mock.patch("common.engine.trainer_parts.Updater", Behind):
+        with mock.patch("common.engine.parts.OptimizerStep", Behind):
             trainer, reads = make(self), {}
-            step = trainer._run_iteration
+            step = trainer.run_iteration
 
             def watched(epoch, iteration, data_dict):
                 with Reads() as mode:
                     step(epoch, iteration, data_dict)
                 reads[iteration + 1] = mode.count
 
-            trainer._run_iteration = watched
+            trainer.run_iteration = watched
             trainer.run()
         logged = {step: reads.pop(step) for step in (50, 100, 150, 200)}
         self.assertTrue(all(logged.values()))
@@ -120,7 +120,7 @@ class TestSyncs(unittest.TestCase):
     @unittest.skipUnless(torch.cuda.is_available(), "needs a GPU")
     def test_a_step_that_is_not_logged_waits_for_nothing(self):
         trainer = make(self, "cuda")
-        step = trainer._run_iteration
+        step = trainer.run_iteration
 
         def watched(epoch, iteration, data_dict):
             quiet = FIRST < iteration < LAST and (iteration + 1) % 50
@@ -128,7 +128,7 @@ class TestSyncs(unittest.TestCase):
             step(epoch, iteration, data_dict)
             torch.cuda.set_sync_debug_mode("default")
 
-        trainer._run_iteration = watched
+        trainer.run_iteration = watched
         self.addCleanup(torch.cuda.set_sync_debug_mode, "default")
         trainer.run()
         self.assertEqual(trainer.total_iterations, 200)

@@ -29,12 +29,12 @@ def cutting(trainer_class, iteration=None, val_step=None):
 
         def after_train_step(self, *_):
             if self.total_iterations + 1 == iteration:
-                self._stop_request.number = signal.SIGTERM
+                self.stop.request.number = signal.SIGTERM
 
         def after_val_step(self, *_):
             self.val_steps += 1
             if self.val_steps == val_step:
-                self._stop_request.number = signal.SIGTERM
+                self.stop.request.number = signal.SIGTERM
 
     return Cutting
 

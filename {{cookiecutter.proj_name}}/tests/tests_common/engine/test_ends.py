@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import slow
 from tests.compare import differences
-from tests.tests_common.sharding import spread
+from tests.tests_common.processes import run_script
 
 # Rank 1 meets its end in the first of several tries, or in the first two.
 ENDING = """
@@ -16,12 +16,12 @@ ENDING = """
     from common.run.distributed import get_rank
     from common.run.launch import launch
     from tests.tests_common.engine import toy
-    from tests.tests_common.sharding.spread import SpreadTrainer, make_config
+    from tests.tests_common.processes import RegressionTrainer, make_config
 
     folder, name, how, nproc = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]) or None
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
-    class Ending(SpreadTrainer):
+    class Ending(RegressionTrainer):
         def __init__(self, config, session):
             super().__init__(config, session)
             if how == "uneven":
@@ -55,7 +55,7 @@ class TestEnds(unittest.TestCase):
         self.folder = Path(temporary.name)
 
     def end(self, how, code=1):
-        done = spread.run_script(self.folder, ENDING, 1, str(self.folder), "run", how, "2", check=False)
+        done = run_script(self.folder, ENDING, 1, str(self.folder), "run", how, "2", check=False)
         self.assertEqual(done.returncode, code, done.stderr)
         return done.stderr
 
@@ -82,9 +82,9 @@ class TestEnds(unittest.TestCase):
 
     def test_torchrun_starts_them_again(self):
         for name, how in (("whole", "not at all"), ("run", "kill")):
-            done = spread.run_script(self.folder, ENDING, 2, str(self.folder), name, how, "0", restarts=3)
+            done = run_script(self.folder, ENDING, 2, str(self.folder), name, how, "0", restarts=3)
             self.assertEqual(done.stderr.count("INFO    | experiment"), 3 if how == "kill" else 1, done.stderr)
-            self.assertEqual("going on from" in done.stderr, how == "kill")
+            self.assertEqual("resuming from" in done.stderr, how == "kill")
         self.assertEqual(list(differences(self.folder / "whole", self.folder / "run")), [])
 
 

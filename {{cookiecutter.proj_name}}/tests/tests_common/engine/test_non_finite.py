@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 from common.config.errors import RunError
 from common.config.schema import DebugConfig, OptimizerConfig
 from common.optim.build import build_optimizer
-from common.optim.step import Updater
+from common.optim.step import OptimizerStep
 from common.run.signals import Interrupted
 from tests.tests_common.engine import toy
 
@@ -64,7 +64,7 @@ class TestTraining(unittest.TestCase):
         if trainer.config.trainer.precision == "fp16":
             self.assertLessEqual(trainer.optimizer_steps, steps)
             steps = trainer.optimizer_steps
-        updater = trainer._updaters["main"]
+        updater = trainer.steps["main"]
         tensors = [*trainer.model.state_dict().values(), *updater.ema.state_dict()["weights"].values()]
         for state in trainer.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
@@ -120,7 +120,7 @@ class TestTraining(unittest.TestCase):
         class Cut(base):
             def after_train_step(self, *_):
                 if self.total_iterations + 1 == cut_at:
-                    self._stop_request.number = signal.SIGTERM
+                    self.stop.request.number = signal.SIGTERM
 
         first = Cut(config, toy.make_session(self))
         with self.assertRaises(Interrupted):
@@ -155,7 +155,7 @@ class TestTraining(unittest.TestCase):
         self.assertEqual([step for step, loss in losses.items() if loss is None], [4])
 
 
-class DeviceDecides(Updater):
+class DeviceDecides(OptimizerStep):
     """An updater as on a GPU: the device skips a step by itself, and the host learns of it with the next one."""
 
     def __init__(self, *arguments, **keys):
@@ -179,7 +179,7 @@ class TestOnTheDevice(unittest.TestCase):
         optimizer = build_optimizer(config, [{"params": list(model.parameters())}])
         lost = []
         updater = updater_class(
-            optimizer, StepLR(optimizer, 1, 0.5), config, model, precision, on_lost=lambda place, _: lost.append(place)
+            optimizer, StepLR(optimizer, 1, 0.5), config, model, precision, on_skipped=lambda place, _: lost.append(place)
         )
         updater.start_epoch(0)
         rates, data = [], torch.randn(8, 3)
@@ -195,7 +195,7 @@ class TestOnTheDevice(unittest.TestCase):
         for optimizer, bad, precision in itertools.product(("AdamW", "SGD"), ([0], [3, 4], [7]), ("fp32", "fp16")):
             with self.subTest(optimizer=optimizer, bad=bad, precision=precision):
                 (one, weights, _, lost), (other, expected, _, expected_lost) = (
-                    self.train(kind, optimizer, bad, precision) for kind in (DeviceDecides, Updater)
+                    self.train(kind, optimizer, bad, precision) for kind in (DeviceDecides, OptimizerStep)
                 )
                 self.assertEqual(lost, expected_lost)
                 self.assertEqual(lost, [(0, i) for i in bad])
@@ -205,6 +205,6 @@ class TestOnTheDevice(unittest.TestCase):
                 torch.testing.assert_close(one.ema.state_dict(), other.ema.state_dict())
 
     def test_the_host_is_one_step_behind(self):
-        rates = [self.train(kind, "AdamW", [], "fp32")[2] for kind in (DeviceDecides, Updater)]
+        rates = [self.train(kind, "AdamW", [], "fp32")[2] for kind in (DeviceDecides, OptimizerStep)]
         # The first step is decided by the host, since it allots the optimizer's state.
         self.assertEqual(rates[0][1:], rates[1][:-1])

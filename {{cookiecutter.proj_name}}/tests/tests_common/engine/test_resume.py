@@ -94,7 +94,7 @@ class TestFineTune(unittest.TestCase):
         torch.save(state, path)
         config: Config = toy.make_config(None, optim, progress={"start_epoch": 0})
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self, path, goes_on=False), seed=5)
-        trainer._prepare()
+        trainer.prepare()
         self.first = first
         return trainer
 
@@ -106,7 +106,7 @@ class TestFineTune(unittest.TestCase):
     def test_the_average_begins_with_the_weights(self):
         trainer = self.fine_tune(ema_decay=0.9)
         average = torch.cat(
-            [value.flatten() for value in trainer._updaters["main"].ema.state_dict()["weights"].values()]
+            [value.flatten() for value in trainer.steps["main"].ema.state_dict()["weights"].values()]
         )
         self.assertTrue(torch.equal(average, toy.weights_of(self.first)))
 

@@ -94,8 +94,8 @@ class TestItems(test_cuts.TestCutsBase):
             self.cut_once(f"cut {key}", set_up, cut)
         seed_everything(1)
         fresh = rich.TRAINERS[set_up["mode"]](rich.make_config(**set_up), toy.make_session(self))
-        fresh._prepare()
-        initial = {name: copy.deepcopy(part.state_dict()) for name, part in fresh._parts().items()}
+        fresh.prepare()
+        initial = {name: copy.deepcopy(part.state_dict()) for name, part in fresh.checkpointer._parts.items()}
         return initial, read_checkpoint(find_checkpoint(str(self.root / f"cut {key}"))), whole
 
     def go_on(self, set_up, state, whole, name):
@@ -113,6 +113,6 @@ class TestPartsAreLoadedInOrder(unittest.TestCase):
 
     def test_the_config_comes_first(self):
         trainer = rich.RichEpochTrainer(rich.make_config(), toy.make_session(self))
-        trainer._prepare()
-        self.assertEqual(next(iter(trainer._parts())), "continuity")
-        self.assertIsInstance(trainer._checkpointer, Checkpointer)
+        trainer.prepare()
+        self.assertEqual(next(iter(trainer.checkpointer._parts)), "continuity")
+        self.assertIsInstance(trainer.checkpointer, Checkpointer)

@@ -16,7 +16,7 @@ from common.data import BaseDataset, make_loader
 from common.engine import BatchTester
 from common.run.launch import Session, launch
 from tests import slow
-from tests.tests_common.sharding.spread import run_script
+from tests.tests_common.processes import run_script
 
 CLASSES = 3
 

@@ -92,7 +92,7 @@ class TestClipping(unittest.TestCase):
         self.assertAlmostEqual(self.first_step(1, **limits)[1], 1e-4, delta=1e-6)
 
 
-class TestSelection(unittest.TestCase):
+class TestBestTracker(unittest.TestCase):
     """Best model, early stopping, keep-last, validation and saving in the midst of an epoch."""
 
     def run_with_scores(self, scores, progress=None, trainer=None, **checkpoint):
@@ -273,7 +273,7 @@ class TestCompile(unittest.TestCase):
             trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
             with mock.patch("torch.compile", side_effect=lambda model, mode: model) as compiling:
                 trainer.run()
-            compiling.assert_called_once_with(trainer._bare["main"], mode=mode)
+            compiling.assert_called_once_with(trainer.forms.bare["main"], mode=mode)
 
 
 class TestChannelsLast(unittest.TestCase):

@@ -9,8 +9,7 @@ from torch import nn
 from common.config.schema import CheckpointConfig, Config, OptimConfig, ProgressConfig, TrainerConfig
 from common.data import ArrayDataset, make_loader
 from common.engine import EpochBasedTrainer, IterBasedTrainer
-from common.log.base_metric import MeanMetric
-from common.log.metric import MetricSet
+from common.log.metric import MeanMetric, MetricSet
 from common.optim.build import build_optimizer, build_scheduler
 from common.run.launch import Session
 from common.run.seed import seed_everything
@@ -85,4 +84,4 @@ class ToyIterTrainer(ToySteps, IterBasedTrainer):
 
 def weights_of(trainer, name="main"):
     """Return a copy of a model's weights as one vector."""
-    return torch.cat([value.flatten().clone() for value in trainer._bare[name].state_dict().values()])
+    return torch.cat([value.flatten().clone() for value in trainer.forms.bare[name].state_dict().values()])

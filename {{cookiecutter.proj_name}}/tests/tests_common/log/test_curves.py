@@ -1,9 +1,12 @@
 """TensorBoard and metrics.jsonl."""
 
 import json
+import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -11,25 +14,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.log.curves import Monitor, NullMonitor
+from common.log.curves import Curves
 
 
-class TestMonitor(unittest.TestCase):
+class TestCurves(unittest.TestCase):
     """What is written is read by TensorBoard's own reader and as JSON."""
 
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name) / "experiment"
-        self.monitor = Monitor(self.folder)
+        self.curves = Curves(self.folder)
 
     def read(self):
-        self.monitor.close()
+        self.curves.close()
         return EventAccumulator(str(self.folder / "event")).Reload()
 
     def test_scalars(self):
         for step in (1, 2):
-            self.monitor.add_scalars("train", {"loss": step / 4, "learning_rate": 0.1}, epoch=0, step=step)
+            self.curves.add_scalars("train", {"loss": step / 4, "learning_rate": 0.1}, epoch=0, step=step)
         events = self.read()
         self.assertEqual([(e.step, e.value) for e in events.Scalars("train/loss")], [(1, 0.25), (2, 0.5)])
         self.assertEqual(set(events.Tags()["scalars"]), {"train/loss", "train/learning_rate"})
@@ -39,28 +42,28 @@ class TestMonitor(unittest.TestCase):
         )
 
     def test_a_value_that_is_not_finite_is_null(self):
-        self.monitor.add_scalars("train", {"loss": float("nan"), "other": float("inf")}, 0, 1)
+        self.curves.add_scalars("train", {"loss": float("nan"), "other": float("inf")}, 0, 1)
         self.read()
         line = json.loads((self.folder / "metrics.jsonl").read_text())
         self.assertEqual((line["loss"], line["other"]), (None, None))
 
     def test_a_figure(self):
         figure = Figure(figsize=(2, 1), facecolor=(1, 0, 0))
-        self.monitor.add_figure("val", "curve", figure, 3)
+        self.curves.add_figure("val", "curve", figure, 3)
         (event,) = self.read().Images("val/curve")
         self.assertEqual((event.step, event.width, event.height), (3, 200, 100))
 
     def test_goes_on_in_the_same_file(self):
-        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
-        state = self.monitor.state_dict()
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.curves.state_dict()
         for value in (7.0, 8.0):  # after the save, and so lost with what else happened then
-            self.monitor.add_scalars("train", {"loss": value}, 0, 1)
-        self.monitor.close()
-        self.monitor = Monitor(self.folder)
-        self.monitor.load_state_dict(state)
-        self.assertEqual(self.monitor.state_dict(), state)
+            self.curves.add_scalars("train", {"loss": value}, 0, 1)
+        self.curves.close()
+        self.curves = Curves(self.folder)
+        self.curves.load_state_dict(state)
+        self.assertEqual(self.curves.state_dict(), state)
         self.assertEqual(len(self.losses()), 3)  # nothing is cut before there is something to record
-        self.monitor.add_scalars("train", {"loss": 2.0}, 0, 2)
+        self.curves.add_scalars("train", {"loss": 2.0}, 0, 2)
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [1.0, 2.0])
         self.assertEqual(self.losses(), [1.0, 2.0])
 
@@ -68,27 +71,27 @@ class TestMonitor(unittest.TestCase):
         return [json.loads(line)["loss"] for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
     def test_a_run_that_begins_anew_empties_the_files(self):
-        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
-        self.monitor.close()
-        self.monitor = Monitor(self.folder)
-        self.monitor.add_scalars("train", {"loss": 2.0}, 0, 1)
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        self.curves.close()
+        self.curves = Curves(self.folder)
+        self.curves.add_scalars("train", {"loss": 2.0}, 0, 1)
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [2.0])
         self.assertEqual(self.losses(), [2.0])
 
     def test_a_running_tensorboard_forgets_what_was_cut(self):
-        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
-        state = self.monitor.state_dict()
-        self.monitor.add_scalars("train", {"loss": 7.0}, 0, 2)
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.curves.state_dict()
+        self.curves.add_scalars("train", {"loss": 7.0}, 0, 2)
         reader = self.read()
-        self.monitor = Monitor(self.folder)
-        self.monitor.load_state_dict(state)
-        self.monitor.add_scalars("train", {"loss": 2.0}, 0, 2)
-        self.monitor.close()
+        self.curves = Curves(self.folder)
+        self.curves.load_state_dict(state)
+        self.curves.add_scalars("train", {"loss": 2.0}, 0, 2)
+        self.curves.close()
         self.assertEqual([e.value for e in reader.Reload().Scalars("train/loss")], [1.0, 2.0])
 
     def test_a_full_disk_delays_what_is_recorded(self):
-        self.monitor.add_scalars("train", {"loss": 1.0}, 0, 1)
-        file = self.monitor._files["metrics.jsonl"]
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        file = self.curves._files["metrics.jsonl"]
 
         class Full:
             room = 5
@@ -105,21 +108,38 @@ class TestMonitor(unittest.TestCase):
         real, file_write = file._file, file._file.write
         file._file = Full()
         for step in (2, 3):
-            self.monitor.add_scalars("train", {"loss": step}, 0, step)
+            self.curves.add_scalars("train", {"loss": step}, 0, step)
         file._file = real
-        self.monitor.add_scalars("train", {"loss": 4}, 0, 4)
+        self.curves.add_scalars("train", {"loss": 4}, 0, 4)
         self.assertEqual(self.losses(), [1, 2, 3, 4])
         self.assertEqual(file.size, (self.folder / "metrics.jsonl").stat().st_size)
 
     def test_pictures(self):
         image = torch.rand(3, 5, 7)
-        self.monitor.add_image("val", "guesses", image, 3, Path("guesses") / "a.png")
-        self.monitor.add_image("val", "grey", image[:1], 3, Path("grey.png"))
+        self.curves.add_image("val", "guesses", image, 3, Path("guesses") / "a.png")
+        self.curves.add_image("val", "grey", image[:1], 3, Path("grey.png"))
         self.assertEqual(set(self.read().Tags()["images"]), {"val/guesses", "val/grey"})
         pixels = np.asarray(Image.open(self.folder / "progress" / "val" / "guesses" / "a.png"))
         np.testing.assert_array_equal(pixels, (image * 255).round().byte().permute(1, 2, 0).numpy())
         self.assertEqual(Image.open(self.folder / "progress" / "val" / "grey.png").size, (7, 5))
 
-    def test_the_null_twin_has_the_same_methods(self):
-        public = {name for name in vars(Monitor) if not name.startswith("_")}
-        self.assertEqual(public, {name for name in vars(NullMonitor) if not name.startswith("_")})
+    def test_a_uint8_picture_is_recorded_as_it_is(self):
+        image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+        self.curves.add_image("val", "plain", image, 3, Path("a.png"))
+        (event,) = self.read().Images("val/plain")
+        file = self.folder / "progress" / "val" / "a.png"
+        self.assertEqual(file.read_bytes(), event.encoded_image_string)
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), image.permute(1, 2, 0).numpy())
+
+    def test_other_ranks_write_nothing(self):
+        with mock.patch("common.run.distributed.get_rank", lambda: 1):
+            self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+            self.curves.add_image("val", "guesses", torch.rand(3, 5, 7), 3, Path("a.png"))
+            self.curves.add_figure("val", "curve", Figure(figsize=(2, 1)), 3)
+            self.curves.load_state_dict(self.curves.state_dict())
+            self.curves.close()
+        self.assertFalse(self.folder.exists())
+
+    def test_pillow_and_matplotlib_are_loaded_for_pictures_only(self):
+        code = "import sys, common.log.curves; sys.exit(any(name in sys.modules for name in ('PIL', 'matplotlib')))"
+        self.assertEqual(subprocess.run([sys.executable, "-c", code]).returncode, 0)

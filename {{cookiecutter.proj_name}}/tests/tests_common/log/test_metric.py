@@ -5,8 +5,7 @@ import unittest
 
 import torch
 
-from common.log.base_metric import MeanMetric
-from common.log.metric import MetricSet
+from common.log.metric import MeanMetric, MetricSet
 
 
 class Value(MeanMetric):

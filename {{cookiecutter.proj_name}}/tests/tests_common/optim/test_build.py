@@ -1,4 +1,4 @@
-"""Optimizers, schedules and clipping."""
+"""Optimizers and schedules."""
 
 import inspect
 import math
@@ -12,13 +12,7 @@ from torch.optim import lr_scheduler
 
 from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
-from common.optim.build import (
-    build_optimizer,
-    build_scheduler,
-    clip_gradients_by_norm,
-    clip_gradients_by_value,
-    global_norm,
-)
+from common.optim.build import build_optimizer, build_scheduler
 
 
 def step(optimizer):
@@ -161,30 +155,3 @@ class TestSchedules(unittest.TestCase):
     def test_none(self):
         config = OptimizerConfig()
         self.assertIsNone(build_scheduler(config, build_optimizer(config, [nn.Parameter(torch.ones(1))]), 10))
-
-
-class TestClipping(unittest.TestCase):
-    """Against torch.nn.utils."""
-
-    def both(self, ours, theirs, limit):
-        torch.manual_seed(0)
-        parameters = [nn.Parameter(torch.zeros(size, dtype=torch.float64)) for size in (3, 5)]
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
-        gradients = [parameter.grad.clone() for parameter in parameters]
-        results = ours(gradients, limit), theirs(parameters, limit)
-        torch.testing.assert_close(gradients, [parameter.grad for parameter in parameters], rtol=1e-12, atol=0)
-        return results
-
-    def test_by_norm(self):
-        def by_norm(gradients, limit):
-            norm = global_norm(gradients)
-            clip_gradients_by_norm(gradients, limit, norm)
-            return norm
-
-        for limit in (0.1, 100.0):
-            norm, expected = self.both(by_norm, nn.utils.clip_grad_norm_, limit)
-            torch.testing.assert_close(norm, expected, rtol=1e-12, atol=0)
-
-    def test_by_value(self):
-        self.both(clip_gradients_by_value, nn.utils.clip_grad_value_, 0.3)

@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from common.config.schema import OptimizerConfig
-from common.optim.step import Updater
+from common.optim.step import OptimizerStep, clip_by_norm, clip_by_value
+from common.run.strategy import WHOLE
 
 
 class TestUpdater(unittest.TestCase):
@@ -18,7 +19,7 @@ class TestUpdater(unittest.TestCase):
         self.model = nn.Linear(2, 1)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         scheduler = StepLR(optimizer, 1)
-        updater = Updater(optimizer, scheduler, OptimizerConfig(**config), self.model, precision, only)
+        updater = OptimizerStep(optimizer, scheduler, OptimizerConfig(**config), self.model, precision, only)
         updater.start_epoch(0)
         return updater
 
@@ -95,3 +96,30 @@ class TestUpdater(unittest.TestCase):
         self.assertEqual(
             set(self.make("fp16", ema_decay=0.5).parts()), {"updater", "optimizer", "scheduler", "scaler", "ema"}
         )
+
+
+class TestClipping(unittest.TestCase):
+    """Against torch.nn.utils."""
+
+    def both(self, ours, theirs, limit):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.zeros(size, dtype=torch.float64)) for size in (3, 5)]
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        gradients = [parameter.grad.clone() for parameter in parameters]
+        results = ours(gradients, limit), theirs(parameters, limit)
+        torch.testing.assert_close(gradients, [parameter.grad for parameter in parameters], rtol=1e-12, atol=0)
+        return results
+
+    def test_by_norm(self):
+        def by_norm(gradients, limit):
+            norm = WHOLE.global_norm(gradients)
+            clip_by_norm(gradients, limit, norm)
+            return norm
+
+        for limit in (0.1, 100.0):
+            norm, expected = self.both(by_norm, nn.utils.clip_grad_norm_, limit)
+            torch.testing.assert_close(norm, expected, rtol=1e-12, atol=0)
+
+    def test_by_value(self):
+        self.both(clip_by_value, nn.utils.clip_grad_value_, 0.3)

@@ -18,7 +18,7 @@ from common.run.signals import (
     end_at_once,
     end_with_parent,
     handling,
-    overlook_children,
+    ignore_child_exits,
     unhandled,
 )
 
@@ -105,7 +105,7 @@ class TestHandling(unittest.TestCase):
 
         before = signal.signal(signal.SIGCHLD, report)
         self.addCleanup(signal.signal, signal.SIGCHLD, before)
-        overlook_children()
+        ignore_child_exits()
         os.kill(os.getpid(), signal.SIGCHLD)
 
 

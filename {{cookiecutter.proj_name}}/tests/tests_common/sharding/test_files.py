@@ -14,10 +14,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from common.config.errors import UserError
-from common.sharding.files import SHARDS, read_stored
-from common.sharding.tensors import local_parts, spread_like, whole_model, whole_optimizer
+from common.config.schema import DistConfig
+from common.sharding import ShardedStrategy
+from common.sharding.files import read_stored
 from common.state.checkpoint import Checkpointer
-from common.state.file import find_fault, read_checkpoint, read_plain, write_durably
+from common.state.file import SHARDS, find_fault, read_checkpoint, read_plain, write_durably
 
 
 class Exploit:
@@ -30,8 +31,8 @@ class Exploit:
         return os.mkdir, (str(self.folder),)
 
 
-class SpreadTest(unittest.TestCase):
-    """A process group of one, and a model and an optimizer whose tensors are spread in it."""
+class ShardedTest(unittest.TestCase):
+    """A process group of one, and a model and an optimizer whose tensors are sharded in it."""
 
     @classmethod
     def setUpClass(cls):
@@ -45,6 +46,7 @@ class SpreadTest(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
+        self.strategy = ShardedStrategy("fsdp", torch.device("cpu"), DistConfig(strategy="fsdp"))
         self.model, self.optimizer = self.make()
         self.model(torch.ones(2, 3)).sum().backward()
         self.optimizer.step()
@@ -55,8 +57,11 @@ class SpreadTest(unittest.TestCase):
         return model, torch.optim.AdamW(model.parameters(), fused=True)
 
     def checkpointer(self, model, optimizer, **keys):
-        parts = {"model": whole_model(model), "optimizer": whole_optimizer(optimizer)}
-        return Checkpointer(self.folder, parts, sharded=True, **keys)
+        parts = {
+            "model": self.strategy.model_part(model),
+            "optimizer": self.strategy.optimizer_part(optimizer),
+        }
+        return Checkpointer(self.folder, parts, sharded=True, strategy=self.strategy, **keys)
 
     def save(self, *names, **keys):
         checkpointer = self.checkpointer(self.model, self.optimizer, **keys)
@@ -69,7 +74,7 @@ class SpreadTest(unittest.TestCase):
         return sorted(self.folder.glob(f"*.{SHARDS}"))
 
 
-class TestShards(SpreadTest):
+class TestShards(ShardedTest):
     """Folders beside the files."""
 
     def test_everything_comes_back(self):
@@ -80,12 +85,22 @@ class TestShards(SpreadTest):
         model, optimizer = self.make()
         self.checkpointer(model, optimizer).load(path)
         for one, other in zip(model.parameters(), self.model.parameters(), strict=True):
-            self.assertTrue(torch.equal(*local_parts([one, other])))
+            self.assertTrue(torch.equal(*self.strategy.local([one, other])))
             moments = [each.state[key]["exp_avg"] for each, key in ((optimizer, one), (self.optimizer, other))]
-            self.assertTrue(torch.equal(*local_parts(moments)))
+            self.assertTrue(torch.equal(*self.strategy.local(moments)))
+
+    def test_a_whole_model_takes_them(self):
+        path = self.save("latest")
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        Checkpointer(self.folder, {"model": model, "optimizer": optimizer}).load(path)
+        for one, other in zip(model.parameters(), self.model.parameters(), strict=True):
+            self.assertTrue(one.equal(other.full_tensor()))
+            moment = self.optimizer.state[other]["exp_avg"].full_tensor()
+            self.assertTrue(optimizer.state[one]["exp_avg"].equal(moment))
 
     def test_the_files_are_small(self):
-        self.assertNotIn("storage", str(read_checkpoint(self.save("latest"))["model"]["0.weight"]))
+        self.assertNotIn("storage", str(read_checkpoint(self.save("latest"), whole=False)["model"]["0.weight"]))
         self.assertEqual(len(self.shards()), 1)
 
     def test_folders_go_with_the_last_file_that_needs_them(self):
@@ -116,7 +131,7 @@ class TestShards(SpreadTest):
     def test_no_code_is_run(self):
         path = self.save("latest")
         metadata = self.shards()[0] / ".metadata"
-        stored = read_checkpoint(path)["model"]["0.weight"]
+        stored = read_checkpoint(path, whole=False)["model"]["0.weight"]
         metadata.write_bytes(pickle.dumps(Exploit(self.folder / "exploited")))
         with self.assertRaisesRegex(OSError, "asks for (posix|nt).mkdir"):
             read_stored({stored: torch.empty(stored.shape)})
@@ -124,7 +139,7 @@ class TestShards(SpreadTest):
 
     def test_getattr_reaches_enumerations_alone(self):
         path = self.save("latest")
-        stored = read_checkpoint(path)["model"]["0.weight"]
+        stored = read_checkpoint(path, whole=False)["model"]["0.weight"]
         hostile = b"cbuiltins\ngetattr\n(ctorch.distributed.checkpoint.metadata\nMetadata\nV__init__\ntR."
         (self.shards()[0] / ".metadata").write_bytes(hostile)
         with self.assertRaisesRegex(OSError, "asks for __init__ of"):
@@ -139,18 +154,18 @@ class TestShards(SpreadTest):
                 read_checkpoint(self.folder / "foreign.pt")
 
 
-class TestSpreadLike(SpreadTest):
-    """Whole tensors to spread ones."""
+class TestDistribute(ShardedTest):
+    """From whole tensors to sharded ones."""
 
     def test_by_name_and_shape(self):
         example = self.model[0].weight
         values = {"same": torch.randn(4, 3), "other": torch.randn(2), "number": 3}
-        spread = spread_like(values, {"same": example, "other": example, "number": example})
-        self.assertIsInstance(spread["same"], DTensor)
-        self.assertEqual(spread["same"].placements, example.placements)
-        self.assertTrue(spread["same"].full_tensor().equal(values["same"]))
-        self.assertIs(spread["other"], values["other"])
-        self.assertEqual(spread["number"], 3)
+        distributed = self.strategy.distribute(values, {"same": example, "other": example, "number": example})
+        self.assertIsInstance(distributed["same"], DTensor)
+        self.assertEqual(distributed["same"].placements, example.placements)
+        self.assertTrue(distributed["same"].full_tensor().equal(values["same"]))
+        self.assertIs(distributed["other"], values["other"])
+        self.assertEqual(distributed["number"], 3)
 
 
 if __name__ == "__main__":

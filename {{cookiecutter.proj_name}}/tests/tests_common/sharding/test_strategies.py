@@ -9,12 +9,12 @@ import torch
 
 from common.state.file import read_checkpoint
 from tests import slow
-from tests.tests_common.sharding import spread
+from tests.tests_common.processes import run_script
 
 # Each word is strategy:tp_size:shard_size:accumulation. The batches of a rank follow from those that divide them.
 EQUAL = """
     import sys
-    from tests.tests_common.sharding.spread import make_config, train
+    from tests.tests_common.processes import make_config, train
 
     folder, processes = sys.argv[1], int(sys.argv[2])
     for word in sys.argv[3:]:
@@ -28,18 +28,18 @@ EQUAL = """
 # Cut after so many iterations, within a window, by a signal to the last rank; 0: to the end.
 CHAIN = """
     import os, signal, sys
-    from tests.tests_common.sharding.spread import SpreadTrainer, make_config, train
+    from tests.tests_common.processes import RegressionTrainer, make_config, train
     from common.run.distributed import get_rank, get_world_size
 
     folder, name, strategy, cut = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     processes = int(os.environ.get("WORLD_SIZE", 1))
 
-    class Cut(SpreadTrainer):
+    class Cut(RegressionTrainer):
         def after_train_step(self, epoch, iteration, data_dict, *_):
             with open(f"{folder}/{name}.{get_rank()}.samples", "a") as file:
                 print(self.total_iterations + 1, *data_dict["y"].flatten().tolist(), file=file)
             if self.total_iterations + 1 == cut:
-                self._confer_at = 0  # at once, not within the second
+                self.stop._next = 0  # at once, not within the second
                 if get_rank() == get_world_size() - 1:
                     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -54,10 +54,9 @@ VALIDATE = """
     import torch
     from common.data import make_loader
     from common.run.distributed import gather_data
-    from common.log.base_metric import BaseMetric
-    from common.log.metric import MetricSet
+    from common.log.metric import BaseMetric, MetricSet
     from tests.tests_common.engine import toy
-    from tests.tests_common.sharding.spread import SpreadTrainer, make_config, train
+    from tests.tests_common.processes import RegressionTrainer, make_config, train
 
     class Seen(BaseMetric):
         def reset(self):
@@ -71,7 +70,7 @@ VALIDATE = """
             assert len(set(seen)) == len(seen), "a sample came twice"
             return float(len(seen))
 
-    class Validating(SpreadTrainer):
+    class Validating(RegressionTrainer):
         def __init__(self, config, session):
             super().__init__(config, session)
             val = toy.make_data(size, torch.float64)
@@ -107,8 +106,8 @@ class TestEqual(StrategiesTest):
     """50 steps in float64, with clipping and an average, end equal to those of one process."""
 
     def check(self, processes, *words):
-        spread.run_script(self.folder, EQUAL, 1, str(self.folder), "1", "none:0:0:1", "none:0:0:2")
-        spread.run_script(self.folder, EQUAL, processes, str(self.folder), str(processes), *words)
+        run_script(self.folder, EQUAL, 1, str(self.folder), "1", "none:0:0:1", "none:0:0:2")
+        run_script(self.folder, EQUAL, processes, str(self.folder), str(processes), *words)
         for word in words:
             expected, found = self.final(f"none:0:0:{word[-1]}:1"), self.final(f"{word}:{processes}")
             for part, other in (
@@ -135,7 +134,7 @@ class TestValidation(StrategiesTest):
 
     def test_results_do_not_depend_on_the_ranks(self):
         for processes in (1, 2, 3):
-            spread.run_script(self.folder, VALIDATE, processes, str(self.folder))
+            run_script(self.folder, VALIDATE, processes, str(self.folder))
         for size in (*range(34), 1797):
             results = []
             for processes in (1, 2, 3):
@@ -153,11 +152,9 @@ class TestFromOneToTheOther(StrategiesTest):
     """Cut on 2 ranks, in the midst of a window; on with 1, with 4 sharded, and with 2 again."""
 
     def test_the_same_samples_and_losses(self):
-        spread.run_script(self.folder, CHAIN, 1, str(self.folder), "whole", "none", "0")
+        run_script(self.folder, CHAIN, 1, str(self.folder), "whole", "none", "0")
         for processes, strategy, cut in ((2, "ddp", 13), (1, "none", 22), (4, "fsdp", 36), (2, "ddp", 0)):
-            done = spread.run_script(
-                self.folder, CHAIN, processes, str(self.folder), "cut", strategy, str(cut), check=False
-            )
+            done = run_script(self.folder, CHAIN, processes, str(self.folder), "cut", strategy, str(cut), check=False)
             self.assertEqual(done.returncode, 0 if cut == 0 else 75 if processes == 1 else 1, done.stderr)
         expected, found = self.losses("whole"), self.losses("cut")
         self.assertEqual([line[:2] for line in found], [line[:2] for line in expected])

@@ -7,11 +7,12 @@ import tempfile
 import unittest
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 from common.config.errors import UserError
-from common.state.file import find_fault, read_checkpoint, read_plain, write_durably
+from common.state.file import SHARDS, find_fault, read_checkpoint, read_plain, write_durably
 
 
 class CodeOnLoad:
@@ -121,3 +122,16 @@ class TestForeign(FileTest):
     def test_no_such_file(self):
         with self.assertRaisesRegex(UserError, "no such checkpoint, did you mean 'good.pt'"):
             read_checkpoint(self.folder / "goood.pt")
+
+
+class TestWithoutTheRoom(FileTest):
+    """A sharded checkpoint in a project without ``common/sharding``."""
+
+    def test_it_is_named(self):
+        path = self.folder / "sharded.pt"
+        write_durably({"model": {}, SHARDS: {"folder": "a", "files": {}}}, path)
+        with mock.patch("common.config.rooms.has_room", return_value=False):
+            for read in (find_fault, read_checkpoint, read_plain):
+                with self.assertRaisesRegex(UserError, "sharded.pt: needs the room common/sharding"):
+                    read(path)
+            self.assertIsNone(find_fault(self.path))

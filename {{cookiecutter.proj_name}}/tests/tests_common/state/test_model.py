@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from common.config.errors import UserError
-from common.state.model import BaseModel, parameter_table
-from common.state.pretrained import fetch_weights
+from common.state.model import BaseModel
+from common.state.weights import fetch_weights
 from common.vision.resnet import ResNet
 
 
@@ -38,15 +38,6 @@ class TestBaseModel(unittest.TestCase):
         self.assertEqual(others["weight_decay"], 0.0)
         vectors = [model.conv.bias, model.norm.weight, model.norm.bias, model.fc.bias]
         self.assertEqual([id(p) for p in others["params"]], list(map(id, vectors)))
-
-    def test_table(self):
-        model = Small()
-        model.norm.weight.requires_grad_(False)
-        lines = parameter_table(model).splitlines()
-        self.assertEqual(lines[0].split(), ["parameter", "shape", "count", "trained"])
-        self.assertEqual(lines[1].split(), "conv.weight 400 x 3 x 3 x 3 10,800 yes".split())
-        self.assertEqual(lines[3].split(), "norm.weight 400 400 no".split())
-        self.assertEqual(lines[-1].split(), ["total", "13,203", "12,803"])
 
 
 class TestWeights(unittest.TestCase):

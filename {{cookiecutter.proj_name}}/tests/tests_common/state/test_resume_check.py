@@ -6,13 +6,13 @@ from loguru import logger
 
 from common.config.errors import UserError
 from common.config.schema import DatasetConfig
-from common.state.resume_check import Continuity
+from common.state.resume_check import ResumeCheck
 from tests.tests_common.engine import toy
 
 
 def make(trainer=None, optim=None, progress=None, checkpoint=None, **keys):
     """Return the part of a run with these settings."""
-    return Continuity(toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, **keys}))
+    return ResumeCheck(toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, **keys}))
 
 
 class TestContinuity(unittest.TestCase):

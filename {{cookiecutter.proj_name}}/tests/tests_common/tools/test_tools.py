@@ -17,15 +17,14 @@ from common.tools import compare, find_lr, plot, split
 from common.tools.curves import read_curves
 
 PROJECT = Path(__file__).parents[3]
-NAMES = "compare find_lr overfit parameters plot show_batch split".split()
+NAMES = "compare find_lr overfit parameters plot split".split()
 
 TRAINER = """
 import torch
-from common.config.build import build_loader, build_loss, build_model
-from common.data import ArrayDataset
-from common.engine import EpochBasedTrainer
-from common.optim.build import build_optimizer
-from common.config.registry import DATASET_REGISTRY
+from torch import nn
+
+from common import DATASET_REGISTRY, MODEL_REGISTRY, ArrayDataset, Trainer
+from common import build_loader, build_loss, build_model, build_optimizer
 
 @DATASET_REGISTRY.register()
 class Ones(ArrayDataset):
@@ -34,7 +33,19 @@ class Ones(ArrayDataset):
         images = torch.rand(64, 1, 4, 4, generator=generator)
         super().__init__(data_dir, image=images, label=torch.randint(labels, (64,), generator=generator))
 
-class Trainer(EpochBasedTrainer):
+@MODEL_REGISTRY.register()
+class Net(nn.Module):
+    def __init__(self, sizes, dropout=0.0):
+        super().__init__()
+        layers = [nn.Flatten()]
+        for width, following in zip(sizes, sizes[1:]):
+            layers += [nn.Linear(width, following), nn.ReLU(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers[:-2])
+
+    def forward(self, image):
+        return self.layers(image)
+
+class CustomTrainer(Trainer):
     def __init__(self, config, session):
         super().__init__(config, session)
         self.register_loader(build_loader(config, "train"))
@@ -48,16 +59,14 @@ class Trainer(EpochBasedTrainer):
 
     def val_step(self, *arguments):
         return self.train_step(*arguments)
-
-TRAINERS = {"epoch": Trainer}
 """
 CONFIG = """
 name: tried
 gpu_ids: -1
 batch_size: 16
 optim: {lr: 0.01, clip_gradients: 1.0}
-dataset: {train: {type: Ones, batch_transforms: [{type: RandomFlip}]}}
-model: {type: MLP, sizes: [16, 64, 4], dropout: 0.5}
+dataset: {train: {type: Ones}}
+model: {type: Net, sizes: [16, 64, 4], dropout: 0.5}
 loss: {ce: {type: CrossEntropyLoss, input_name: [logits, label]}}
 """
 
@@ -102,7 +111,7 @@ class TestHelp(ToolsTest):
             self.assertIn(f"python -m common.tools.{name}", shown)
 
     def test_a_mistake_in_a_config(self):
-        for name in ("parameters", "show_batch", "find_lr", "overfit"):
+        for name in ("parameters", "find_lr", "overfit"):
             shown = self.start(name, "--config", "config.yaml", "--optim.lrr", "1", expect=2)
             self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
 
@@ -176,14 +185,8 @@ class TestModelTools(ToolsTest):
         lines = self.start("parameters", "--config", "config.yaml").splitlines()
         self.assertEqual(lines[1].split(), ["layers.1.weight", "64", "x", "16", "1,024", "yes"])
         self.assertEqual(lines[-1].split(), ["total", "1,348", "1,348"])
-        several = self.start("parameters", "--config", "config.yaml", "--model", "{a: {type: MLP, sizes: [2, 3]}}")
+        several = self.start("parameters", "--config", "config.yaml", "--model", "{a: {type: Net, sizes: [2, 3]}}")
         self.assertEqual((several.splitlines()[0], several.split()[-1]), ("a:", "9"))
-
-    def test_show_batch(self):
-        self.start("show_batch", "--config", "config.yaml", "--count", "9", "--out", "batch.png")
-        self.assertGreater(Image.open(self.folder / "batch.png").height, 200)
-        shown = self.start("show_batch", "--config", "config.yaml", "--split", "val", expect=2)
-        self.assertIn("dataset.val: expected a section with a 'type'", shown)
 
     def test_overfit(self):
         shown = self.start("overfit", "--config", "config.yaml")

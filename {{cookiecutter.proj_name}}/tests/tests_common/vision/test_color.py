@@ -1,4 +1,4 @@
-"""Colours: each change against its definition."""
+"""Colors: each change against its definition."""
 
 import colorsys
 import math
@@ -8,7 +8,7 @@ import torch
 
 from common.vision.pipeline import Pipeline
 
-GREY = torch.tensor([0.299, 0.587, 0.114])
+GRAY = torch.tensor([0.299, 0.587, 0.114])
 
 
 def change(image, name, value, p=1.0):
@@ -17,7 +17,7 @@ def change(image, name, value, p=1.0):
     return Pipeline([section])({"image": image})["image"]
 
 
-class TestColour(unittest.TestCase):
+class TestColor(unittest.TestCase):
     def setUp(self):
         torch.manual_seed(0)
         self.image = torch.rand(3, 12, 10) * 0.5 + 0.2
@@ -29,12 +29,12 @@ class TestColour(unittest.TestCase):
         self.expect(change(self.image, "brightness", 1.7), (self.image * 1.7).clamp(0, 1))
 
     def test_contrast(self):
-        mean = (self.image * GREY[:, None, None]).sum(0).mean()
+        mean = (self.image * GRAY[:, None, None]).sum(0).mean()
         self.expect(change(self.image, "contrast", 0.4), mean + (self.image - mean) * 0.4)
 
     def test_saturation(self):
-        grey = (self.image * GREY[:, None, None]).sum(0)
-        self.expect(change(self.image, "saturation", 1.3), (grey + (self.image - grey) * 1.3).clamp(0, 1))
+        gray = (self.image * GRAY[:, None, None]).sum(0)
+        self.expect(change(self.image, "saturation", 1.3), (gray + (self.image - gray) * 1.3).clamp(0, 1))
 
     def test_hue(self):
         moved = change(self.image, "hue", 0.15)
@@ -55,10 +55,10 @@ class TestColour(unittest.TestCase):
         self.expect(moved[:, 4, 5], (self.image[:, 2:7, 3:8] * kernel).sum((1, 2)))
 
     def test_one_channel(self):
-        grey = self.image[:1]
+        gray = self.image[:1]
         for name in ("saturation", "hue"):
-            self.assertTrue(change(grey, name, 0.3).equal(grey))
-        self.expect(change(grey, "contrast", 0.4), grey.mean() + (grey - grey.mean()) * 0.4)
+            self.assertTrue(change(gray, name, 0.3).equal(gray))
+        self.expect(change(gray, "contrast", 0.4), gray.mean() + (gray - gray.mean()) * 0.4)
 
     def test_probability_and_limits(self):
         images = torch.full((3000, 1, 1, 1), 0.5)

@@ -1,14 +1,17 @@
 """Pictures of samples: every pixel where it belongs."""
 
+import tempfile
 import unittest
+from pathlib import Path
 
 import torch
+from PIL import Image
 
 from common.vision.pictures import (
+    SamplePage,
     ShownSample,
     as_pictures,
-    colour_classes,
-    describe_sample,
+    color_classes,
     draw_sample,
     draw_samples,
     sample_figure,
@@ -46,40 +49,58 @@ class TestBatches(unittest.TestCase):
 
     def test_ranges(self):
         self.assertTrue(as_pictures(torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)).allclose(torch.tensor(0.2)))
-        normalised = as_pictures(torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 3, 1, 1))
-        self.assertEqual(normalised.flatten().tolist(), [0.0, 0.5, 1.0])
+        normalized = as_pictures(torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 3, 1, 1))
+        self.assertEqual(normalized.flatten().tolist(), [0.0, 0.5, 1.0])
         self.assertTrue(as_pictures(torch.full((1, 3, 2, 2), 5.0)).isfinite().all())
 
-    def test_colours_differ(self):
-        colours = colour_classes(torch.arange(9).reshape(1, 3, 3), 9)[0].flatten(1).T
-        self.assertEqual(colours[0].tolist(), [0.0, 0.0, 0.0])
-        distances = torch.cdist(colours, colours) + 9 * torch.eye(9)
+    def test_colors_differ(self):
+        colors = color_classes(torch.arange(9).reshape(1, 3, 3), 9)[0].flatten(1).T
+        self.assertEqual(colors[0].tolist(), [0.0, 0.0, 0.0])
+        distances = torch.cdist(colors, colors) + 9 * torch.eye(9)
         self.assertGreater(distances.min().item(), 0.2)
 
 
 class TestSamples(unittest.TestCase):
-    def test_a_label(self):
-        data = {"image": torch.rand(1, 4, 4), "label": torch.tensor(2)}
-        for logits, group, title in (([0.0, 0, 3], "right", "2"), ([3.0, 0, 0], "wrong", "0, is 2")):
-            sample = describe_sample(data, {"logits": torch.tensor(logits)}, {})
-            self.assertEqual((sample.group, sample.title), (group, title))
-            self.assertEqual((sample.facts["label"], sample.facts["guess"]), (2, int(title[0])))
-            self.assertAlmostEqual(sample.facts["confidence"], 0.9094, places=4)
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+
+    def files(self):
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.png"))
+
+    def test_labels(self):
+        page, data = SamplePage(self.folder, per_group=2, every=0), {"image": torch.rand(1, 4, 4)}
+        for number, (guess, label) in enumerate([(2, 2), (0, 2), (1, 1), (3, 3)]):
+            row = {"sample": number, "score": 0.5, "label": label, "guess": guess}
+            page.add(row, data, {"logits": torch.zeros(4)})
+        titles = {group: [sample.title for sample in samples] for group, samples in page.groups.items()}
+        self.assertEqual(titles, {"right": ["2", "1"], "wrong": ["0, is 2"]})
+        self.assertEqual(self.files(), [])
+        page.write()
+        self.assertEqual(self.files(), ["predictions.png"])
 
     def test_a_mask(self):
         data = {"image": torch.rand(3, 4, 4), "mask": torch.ones(1, 4, 4)}
         output = {"logits": torch.full((1, 4, 4), -1.0)}
-        self.assertEqual(describe_sample(data, output, {"iou": torch.tensor(0.25)}).title, "iou 0.25")
+        page = SamplePage(self.folder, per_group=3, every=2)
+        for number in range(5):
+            page.add({"sample": 10 + number, "iou": torch.tensor(0.25)}, data, output)
+        self.assertEqual([sample.title for sample in page.groups[""]], ["iou 0.25"] * 3)
+        self.assertEqual(self.files(), [f"samples/0000{number}.png" for number in (10, 12, 14)])
+        self.assertEqual(Image.open(self.folder / "samples/000012.png").size, (12, 4))
         pictures = draw_sample(data, output)
         self.assertEqual(list(pictures), ["image", "truth", "prediction"])
         self.assertTrue(pictures["truth"].eq(1).all() and pictures["prediction"].eq(0).all())
-        data["image"].zero_()  # of which the picture is no view
+        data["image"].zero_()  # the picture is no view of it
         self.assertTrue(pictures["image"].any())
 
     def test_other_tasks(self):
         data, output = {"x": torch.zeros(1)}, {"y": torch.zeros(1)}
-        sample = describe_sample(data, output, {"error": 0.5})
-        self.assertEqual((sample.pictures, sample.title, sample.facts), ({}, "error 0.50", {}))
+        page = SamplePage(self.folder, per_group=3, every=1)
+        page.add({"sample": 0, "error": 0.5}, data, output)
+        page.write()
+        self.assertEqual((page.groups, self.files()), ({"": []}, []))
         self.assertEqual(draw_sample(data, output), {})
 
     def test_a_page(self):

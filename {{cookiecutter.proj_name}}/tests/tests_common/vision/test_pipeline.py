@@ -15,7 +15,7 @@ TOP, LEFT, BOTTOM, RIGHT = 6, 10, 16, 30
 
 
 def scene():
-    """Return a rectangle: as a picture, as a mask, as a box, and the centre of its first pixel."""
+    """Return a rectangle: as a picture, as a mask, as a box, and the center of its first pixel."""
     image = torch.zeros(3, 40, 60)
     image[:, TOP:BOTTOM, LEFT:RIGHT] = 1
     return {
@@ -164,8 +164,8 @@ class TestConversion(unittest.TestCase):
         for image in (pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1), expected):
             moved = Pipeline([{"type": "ToTensor"}])({"image": image})["image"]
             self.assertTrue(moved.equal(expected), type(image))
-        grey = Pipeline([{"type": "ToTensor"}])({"image": Image.fromarray(pixels[:, :, 0])})["image"]
-        self.assertTrue(grey.equal(expected[:1]))
+        gray = Pipeline([{"type": "ToTensor"}])({"image": Image.fromarray(pixels[:, :, 0])})["image"]
+        self.assertTrue(gray.equal(expected[:1]))
 
     def test_of_a_batch(self):
         batch = {"image": torch.full((2, 1, 3, 3), 255, dtype=torch.uint8)}

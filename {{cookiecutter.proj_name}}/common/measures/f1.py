@@ -16,7 +16,7 @@ class F1(TorchMetric):
     Args:
         num_classes: Number of classes.
         average: ``macro``: the mean over the classes; ``weighted``: by their samples; ``micro``: over all samples.
-        input_name: Where logits (batch, classes, ...) and class numbers (batch, ...) stand.
+        input_name: Names of the logits (batch, classes, ...) and of the class numbers (batch, ...).
     """
 
     def __init__(

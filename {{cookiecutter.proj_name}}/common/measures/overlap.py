@@ -1,4 +1,4 @@
-"""How well two areas agree: IoU and Dice."""
+"""Overlap of predicted and true areas: IoU and Dice."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import torch
 
 from common.config.registry import METRIC_REGISTRY
 from common.data.lookup import class_numbers, pick, predicted_classes
-from common.log.base_metric import MeanMetric
+from common.log.metric import MeanMetric
 
 
 class _Overlap(MeanMetric):
-    """A measure of each image, averaged over all images.
+    """A value of each image, averaged over all images.
 
-    An image's value is the mean over the classes that are in its truth or its prediction, as torchmetrics computes it;
-    1 where there is none, since nothing was rightly found.
+    It is the mean over all classes in truth or prediction, as torchmetrics computes it; 1 if there are none.
 
     Args:
-        num_classes: Number of classes, with the background.
+        num_classes: Number of classes, including the background.
         include_background: Whether class 0 counts.
-        input_name: Where logits (batch, classes, H, W) or (batch, 1, H, W), and class numbers, stand.
+        input_name: Names of the logits, (batch, classes, H, W) or (batch, 1, H, W), and of the class numbers.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class _Overlap(MeanMetric):
 
     @abstractmethod
     def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: object) -> torch.Tensor:
-        """Return the value of each image, NaN where there is none."""
+        """Return the value of each image, NaN if it has none of the classes."""
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return the value of each image, float32 (batch,)."""
@@ -43,7 +42,7 @@ class _Overlap(MeanMetric):
 
 @METRIC_REGISTRY.register()
 class IoU(_Overlap):
-    """Intersection over union, the Jaccard index: the common pixels over those in truth or prediction.
+    """Intersection over union, the Jaccard index: the pixels in both truth and prediction over those in either.
 
     Source: Everingham et al., The PASCAL Visual Object Classes Challenge (2010).
     """
@@ -56,7 +55,7 @@ class IoU(_Overlap):
 
 @METRIC_REGISTRY.register()
 class Dice(_Overlap):
-    """The Dice coefficient: twice the common pixels over the pixels of truth and prediction together.
+    """The Dice coefficient: twice the pixels in both truth and prediction over the sum of their sizes.
 
     Source: Dice, Measures of the amount of ecologic association between species (1945).
     """

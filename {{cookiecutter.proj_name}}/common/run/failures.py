@@ -7,7 +7,7 @@ import traceback
 import torch
 
 from common.config.errors import RunError
-from common.state.checkpoint import one_line
+from common.config.errors import one_line
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 

@@ -1,4 +1,4 @@
-"""One training on any number of processes, by any strategy."""
+"""One training on any number of processes with any strategy, and scripts run by torchrun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
 from common.config.schema import DistConfig
 from common.data import make_loader
@@ -21,13 +20,13 @@ from common.engine import EpochBasedTrainer
 from common.log.metric import MetricSet
 from common.optim.build import build_optimizer, build_scheduler
 from common.run.distributed import get_data_rank, share_samples
-from common.run.launch import Session, _leave_group, open_on_rank_0, start_process_group
+from common.run.launch import Session, _leave_group, _open_on_rank_0, start_process_group
 from common.run.seed import seed_everything
-from common.sharding.parallel import choose_strategy, make_mesh
+from common.run.strategy import choose_strategy, make_strategy
 from common.state.experiment import open_experiment
 from tests.tests_common.engine import toy
 
-PROJECT = Path(__file__).parents[3]
+PROJECT = Path(__file__).parents[2]
 BATCH = 12  # on all ranks together
 SAMPLES = 53  # the last batch has 5: fewer on some ranks, and of 6 ranks one would have none
 
@@ -61,10 +60,12 @@ class Net(nn.Module):
         return self.middle
 
     def tensor_parallel_plan(self):
+        from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+
         return {"middle.*.up": ColwiseParallel(), "middle.*.down": RowwiseParallel()}
 
 
-class SpreadTrainer(EpochBasedTrainer):
+class RegressionTrainer(EpochBasedTrainer):
     """A regression in float64; ``seen`` has the losses as they are logged."""
 
     def __init__(self, config, session):
@@ -111,18 +112,18 @@ def make_config(folder, name, processes=1, accumulate=1, epoch=10, resume=None, 
     return replace(config, dir=replace(config.dir, expr_dir=str(folder)))
 
 
-def train(config, trainer=SpreadTrainer):
-    """Train on the ranks there are, which join at the first call and stay together; return the trainer."""
+def train(config, trainer=RegressionTrainer):
+    """Train on all ranks, which join at the first call and stay together; return the trainer."""
     device, processes = torch.device("cpu"), int(os.environ.get("WORLD_SIZE", 1))
-    strategy = choose_strategy(config.dist, processes)
+    name = choose_strategy(config.dist, processes)
     if not dist.is_initialized():
-        start_process_group(config, device, strategy)
+        start_process_group(config, device, name)
         atexit.register(_leave_group)  # as launch does: a thread of gloo's may abort Python's end otherwise
     share_samples(1)
-    mesh = make_mesh(strategy, config.dist, device)
-    folder, checkpoint = open_on_rank_0(open_experiment, config)
+    strategy = make_strategy(name, config, device)
+    folder, checkpoint = _open_on_rank_0(open_experiment, config)
     seed_everything(config.trainer.seed + get_data_rank())
-    one = trainer(config, Session(device, folder, checkpoint, True, strategy, mesh))
+    one = trainer(config, Session(device, folder, checkpoint, True, strategy))
     one.run()
     return one
 

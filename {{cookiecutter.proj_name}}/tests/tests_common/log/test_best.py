@@ -4,14 +4,14 @@ import math
 import unittest
 
 from common.config.errors import UserError
-from common.engine.best import Selection
+from common.log.best import BestTracker
 
 
-class TestSelection(unittest.TestCase):
+class TestBestTracker(unittest.TestCase):
     """Scores one after another."""
 
     def bests(self, scores, **keys):
-        selection = Selection("score", **keys)
+        selection = BestTracker("score", **keys)
         return [selection.update({"score": score}) for score in scores], selection
 
     def test_larger(self):
@@ -38,32 +38,32 @@ class TestSelection(unittest.TestCase):
         self.assertEqual((bests, selection.should_stop), ([True, True, True], True))
 
     def test_nothing_followed(self):
-        selection = Selection(None, patience=1)
+        selection = BestTracker(None, patience=1)
         self.assertFalse(selection.update({}))
         self.assertFalse(selection.should_stop)
 
     def test_missing(self):
         with self.assertRaisesRegex(UserError, "no 'acuracy' in the validation, did you mean 'accuracy'"):
-            Selection("acuracy").update({"accuracy": 1.0})
+            BestTracker("acuracy").update({"accuracy": 1.0})
 
     def test_state(self):
         _, selection = self.bests([0.5, 0.4], patience=2)
-        other = Selection("score", patience=2)
+        other = BestTracker("score", patience=2)
         other.load_state_dict(selection.state_dict())
         self.assertFalse(other.update({"score": 0.45}))
         self.assertTrue(other.should_stop)
 
     def test_places(self):
-        selection = Selection("score", larger=False, keep=2)
+        selection = BestTracker("score", larger=False, keep=2)
         scores = {"a": 0.5, "b": 0.7, "c": 0.6, "d": math.nan, "e": 0.1, "f": 0.5}
-        dropped = {name: selection.place({"score": score}, name) for name, score in scores.items()}
+        dropped = {name: selection.rank({"score": score}, name) for name, score in scores.items()}
         self.assertEqual(dropped, {"a": [], "b": [], "c": ["b"], "d": ["d"], "e": ["c"], "f": ["f"]})
-        other = Selection("score", larger=False, keep=2)
+        other = BestTracker("score", larger=False, keep=2)
         other.load_state_dict(selection.state_dict())
-        self.assertEqual(other.place({"score": 0.2}, "g"), ["a"])
+        self.assertEqual(other.rank({"score": 0.2}, "g"), ["a"])
 
     def test_state_of_another_metric_begins_anew(self):
         _, selection = self.bests([0.5])
-        other = Selection("loss")
+        other = BestTracker("loss")
         other.load_state_dict(selection.state_dict())
         self.assertIsNone(other.best)

@@ -8,18 +8,18 @@ import torch
 
 from common.config.registry import METRIC_REGISTRY
 from common.data.lookup import pick
-from common.log.base_metric import MeanMetric
+from common.log.metric import MeanMetric
 
 
 @METRIC_REGISTRY.register()
 class PSNR(MeanMetric):
     """The peak signal-to-noise ratio of each image in dB, averaged, as torchmetrics computes it.
 
-    Infinite for an image without an error. Source: Huynh-Thu and Ghanbari, Scope of validity of PSNR (2008).
+    Infinite for an image without error. Source: Huynh-Thu and Ghanbari, Scope of validity of PSNR (2008).
 
     Args:
-        data_range: The largest value less the smallest one that an image can have.
-        input_name: Where the prediction and the truth stand, both (batch, ...), float.
+        data_range: Difference between the largest and the smallest possible value.
+        input_name: Names of the prediction and of the truth, both (batch, ...), float.
     """
 
     def __init__(self, data_range: float = 1.0, input_name: Sequence[str] = ("image_pred", "image")):

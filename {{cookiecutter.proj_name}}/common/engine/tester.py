@@ -1,12 +1,12 @@
-"""The testing loop that both testers share."""
+"""Testers: a model over a test set, case by case."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,16 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError
 from common.config.schema import Config
-from common.data.batches import find_sizes_at, find_transform, on_device
-from common.engine.evaluating import evaluating
-from common.engine.hooks import Metrics
+from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating, never_stop
 from common.log.console import add_log
-from common.log.meters import Meters
+from common.log.metric import MetricSet
 from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
-from common.sharding.tensors import is_spread
 from common.state.weights import read_weights
 
 
-class BaseTester(ABC):
+class BaseTester(metaclass=ABCMeta):
     """Runs a model over a test set, case by case.
 
     Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``.
@@ -38,27 +35,30 @@ class BaseTester(ABC):
         session: Device and folder, from ``launch``.
     """
 
+    model: nn.Module
+    test_loader: DataLoader
+
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
-        self.metric: Metrics | None = None
-        self.between_steps: Callable[[int], None] = lambda iteration: None
+        self.metric: MetricSet | None = None
+        self.check_stop: CheckStop = never_stop
         self.folder = session.folder
         self.rows: list[dict[str, Any]] = []
 
     def register_model(self, model: nn.Module) -> None:
-        """Register the model and move it to the device; one that a trainer has sharded is there already."""
-        self.model = model if is_spread(model.parameters()) else model.to(self.device)
+        """Register the model and move it to the device, unless a trainer has sharded it."""
+        self.model = self.session.strategy.move(model)
 
     def register_loader(self, test_loader: DataLoader) -> None:
         """Register the loader of the test set."""
         self.test_loader = test_loader
 
-    def register_metric(self, metric: Metrics) -> None:
+    def register_metric(self, metric: MetricSet) -> None:
         """Register metrics over the whole test set, updated after each ``test_step``."""
         self.metric = metric
 
     def load_weights(self, path: Path) -> None:
-        """Load the model's weights from a checkpoint: the averaged ones, if it holds such.
+        """Load the model's weights from a checkpoint: the averaged ones, if it has them.
 
         Raises:
             UserError: No checkpoint, or its weights do not fit the model.
@@ -92,47 +92,48 @@ class BaseTester(ABC):
         """After the test; ``summary_dict`` has the mean of each result and each metric, over the whole set."""
 
     def run(self, folder: Path | None = None) -> dict[str, float]:
-        """Test the model and write what is found.
+        """Test the model and write ``summary.json``, ``summary.csv``, ``samples.csv`` and the metrics' pictures.
 
-        These are ``summary.json`` and ``summary.csv`` with each mean and metric, ``samples.csv`` with a line a case, a
-        picture of each metric that has one, and what the hooks write.
+        The summaries have each mean and metric, the samples a line a case.
 
         Args:
             folder: Where to write; the session's folder by default. Hooks find it as ``self.folder``.
 
         Returns:
-            The mean of each result over all cases, on all ranks together, and the metrics.
+            The mean of each result over all cases of all ranks, and the metrics.
         """
-        self.folder = folder or self.session.folder
+        self.folder, self.rows = folder or self.session.folder, []
         self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
-        meters, sizes_at, transform = Meters(), find_sizes_at(self.test_loader), find_transform(self.test_loader)
-        self.rows, numbers = [], itertools.count()
-        places_at = getattr(getattr(self.test_loader, "batch_sampler", None), "places_at", lambda batch: numbers)
-        if self.metric:
-            self.metric.reset()
+        counted = itertools.count()
+        sample_numbers = getattr(
+            getattr(self.test_loader, "batch_sampler", None), "places_at", lambda iteration: counted
+        )
+
+        def step(iteration: int, data_dict: dict, size: int) -> StepResult:
+            if not size:
+                return test_step(iteration, data_dict), ()
+            self.before_test_step(iteration, data_dict)
+            output_dict = test_step(iteration, data_dict)
+            cases = self._cases(iteration, data_dict, output_dict)
+            return output_dict, self._evaluate_cases(iteration, cases, iter(sample_numbers(iteration)))
+
         with evaluating([self.model]):
             self.before_test_epoch()
-            for iteration, data_dict in enumerate(on_device(self.test_loader, self.device)):
-                self.between_steps(iteration)
-                data_dict = transform(data_dict) if transform else data_dict
-                if sizes_at and not sizes_at(iteration)[0]:  # a stand-in, for what all ranks do together
-                    test_step(iteration, data_dict)
-                    continue
-                self.before_test_step(iteration, data_dict)
-                output_dict = test_step(iteration, data_dict)
-                if self.metric:
-                    self.metric.update(output_dict, data_dict)
-                cases = zip(self._cases(iteration, data_dict, output_dict), places_at(iteration), strict=False)
-                for (one_data, one_output), number in cases:
-                    result_dict = self.eval_step(iteration, one_data, one_output)
-                    meters.update(result_dict)
-                    self.rows.append({"sample": number, **result_dict})
-                    self.after_test_step(iteration, one_data, one_output, result_dict)
-            summary_dict = meters.summary() | (self.metric.compute() if self.metric else {})
+            summary_dict = evaluate(self.test_loader, self.device, step, self.metric, self.check_stop)
             self.after_test_epoch(summary_dict)
         self._write(summary_dict)
         return summary_dict
+
+    def _evaluate_cases(
+        self, iteration: int, cases: Iterator[tuple[dict, dict]], numbers: Iterator[int]
+    ) -> Iterator[tuple[dict, int]]:
+        """Evaluate the cases of a batch one by one and yield their results, each of weight 1."""
+        for (data_dict, output_dict), number in zip(cases, numbers, strict=False):
+            result_dict = self.eval_step(iteration, data_dict, output_dict)
+            self.rows.append({"sample": number, **result_dict})
+            self.after_test_step(iteration, data_dict, output_dict, result_dict)
+            yield result_dict, 1
 
     @abstractmethod
     def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
@@ -156,13 +157,52 @@ class BaseTester(ABC):
         add_log(f"eval | written to {self.folder}")
 
 
+class SingleTester(BaseTester):
+    """For loaders with a batch size of 1: the batch is the case.
+
+    The order of events: ``before_test_epoch``; for each iteration ``before_test_step``, ``test_step``, ``eval_step``,
+    ``after_test_step``; then ``after_test_epoch``.
+    """
+
+    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
+        yield data_dict, output_dict
+
+
+class BatchTester(BaseTester):
+    """For any batch size: ``test_step`` sees the batch, ``eval_step`` and ``after_test_step`` see each of its cases.
+
+    The order of events: ``before_test_epoch``; for each iteration ``before_test_step``, ``test_step``,
+    ``split_batch_dict``, and for each case ``eval_step`` and ``after_test_step``; then ``after_test_epoch``.
+    """
+
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the data dicts and the output dicts of the batch's single cases.
+
+        The batch is as long as the first tensor in ``data_dict``. Tensors and lists of that length are taken apart, at
+        any depth of dicts, and a tensor loses that dimension; everything else goes to each case whole. Override it
+        where a batch looks different.
+        """
+        size = next(len(value) for value in data_dict.values() if isinstance(value, torch.Tensor))
+        return [_case(data_dict, i, size) for i in range(size)], [_case(output_dict, i, size) for i in range(size)]
+
+    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
+        yield from zip(*self.split_batch_dict(iteration, data_dict, output_dict), strict=True)
+
+
+def _case(value: Any, index: int, size: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _case(item, index, size) for key, item in value.items()}
+    sized = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim > 0)
+    return value[index] if sized and len(value) == size else value
+
+
 def as_number(value: Any) -> Any:
     """Return a tensor with one value as a plain number; anything else as it is."""
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a table: a line for each row, and above them the names of all that a row has."""
+    """Write a table with a line for each row; its header has every name that a row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)

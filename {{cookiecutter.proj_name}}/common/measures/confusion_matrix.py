@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 @METRIC_REGISTRY.register()
 class ConfusionMatrix(TorchMetric):
-    """How often each class is taken for each other. Its number is the balanced accuracy, the mean recall.
+    """How often each class is predicted as each other one. An evaluation draws the matrix.
 
-    An evaluation draws it. Source: Brodersen et al., The balanced accuracy and its posterior distribution (2010).
+    Its number is the balanced accuracy, which is the mean recall.
+    Source: Brodersen et al., The balanced accuracy and its posterior distribution (2010).
 
     Args:
         num_classes: Number of classes.
         names: Their names for the picture. None: their numbers.
-        input_name: Where logits (batch, classes, ...) and class numbers (batch, ...) stand.
+        input_name: Names of the logits (batch, classes, ...) and of the class numbers (batch, ...).
 
     Raises:
-        ValueError: Not as many names as classes.
+        ValueError: The number of names is not ``num_classes``.
     """
 
     def __init__(
@@ -41,16 +42,16 @@ class ConfusionMatrix(TorchMetric):
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def compute(self) -> float:
-        """Return the mean recall over the classes that were seen, NaN if none was; keep ``counts``. Collective.
+        """Return the mean recall of all classes that occur, NaN if none does, and set ``counts``. Collective.
 
-        ``counts`` is int64 (classes, classes): the samples of a true class (row) by the class chosen (column).
+        ``counts`` is int64 (classes, classes): true classes are rows, predicted ones are columns.
         """
         self.counts = self.metric.compute().cpu()
         recalls = self.counts.diagonal().double() / self.counts.sum(dim=1)
         return recalls.nanmean().item()
 
     def draw(self) -> Figure:
-        """Return the matrix of ``counts`` as a picture; the colour is the share of the true class."""
+        """Return ``counts`` as a picture, colored by the share of the true class."""
         from matplotlib.figure import Figure
 
         size = len(self.names)
@@ -64,6 +65,6 @@ class ConfusionMatrix(TorchMetric):
         axis.set_yticks(range(size), self.names)
         axis.set(xlabel="predicted class", ylabel="true class")
         for row, column in self.counts.nonzero().tolist():
-            colour, count = "white" if shares[row, column] > 0.5 else "black", self.counts[row, column]
-            axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
+            color, count = "white" if shares[row, column] > 0.5 else "black", self.counts[row, column]
+            axis.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8)
         return figure

@@ -1,0 +1,315 @@
+"""The training loop. Follow a batch from ``run`` downwards: the order of the lines is the order of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config.errors import UserError, nearest
+from common.config.rooms import open_room
+from common.data.batches import stop_workers
+from common.data.training import TrainingBatches
+from common.engine.agenda import is_due
+from common.engine.base_trainer import TrainerBase
+from common.engine.models import MAIN, part_name
+from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
+from common.engine.report import closing_summary, format_scalars, start_banner
+from common.engine.tasks import Evaluation, Validation
+from common.log import activations
+from common.log.console import add_log
+from common.log.curves import Curves
+from common.log.progress import Progress
+from common.run.device import in_precision
+from common.run.distributed import barrier
+from common.run.failures import explain
+from common.run.seed import random_state_kept
+from common.run.signals import Interrupted, handling
+from common.state.checkpoint import Checkpointer
+from common.state.experiment import back_up, look_at_space
+
+
+class Trainer(TrainerBase):
+    """Trains by epochs or by iterations, as ``trainer.mode`` says.
+
+    Register a model, an optimizer and the loaders in your ``__init__``, implement ``train_step`` and ``val_step``,
+    override the hooks you need, and call ``run``. The order of events::
+
+        before_train_epoch
+        for each iteration:
+            before_train_step
+            train_step
+            after_backward
+            optimizer step
+            after_train_step
+            log iteration
+            scheduler step      (by iterations)
+        scheduler step          (by epochs)
+        after_train_epoch
+
+    By epochs, an epoch is one pass over the training set. By iterations, the passes follow each other without end, and
+    an epoch is ``progress.iters_per_epoch`` iterations.
+
+    Several models, optimizers and schedules are registered by name. ``result_dict["loss"]`` is then a dict with a loss
+    for each optimizer, and each loss reaches only the parameters of its optimizer.
+    """
+
+    batches: TrainingBatches
+    checkpointer: Checkpointer
+    curves: Curves
+    progress: Progress
+    inspector: Any = None
+
+    def run(self) -> None:
+        """Train to the end, from the beginning or from the session's checkpoint."""
+        began = time.perf_counter()
+        self.prepare()
+        start_banner(self)
+        with ExitStack() as stack:
+            stack.enter_context(handling(self.stop.request.note))
+            for part in (self.curves, self.progress, self.checkpointer):
+                stack.enter_context(closing(part))
+            for loader in (self.train_loader, self.val_loader):
+                stack.callback(stop_workers, loader)
+            try:
+                self._train()
+            except (Exception, Interrupted) as error:
+                named = explain(error, self._place(), f"dataset.{'val' if self.agenda.due else 'train'}.batch_size")
+                self._leave(error)
+                if named is error:
+                    raise
+                raise named from error
+        closing_summary(self, began)
+
+    def prepare(self) -> None:
+        """Make the parts that the loop needs, and take over the checkpoint."""
+        check_registered(self)
+        config, session = self.config, self.session
+        if session.checkpoint and not session.goes_on:
+            take_weights(self, session.checkpoint)
+        self.forms.wrap()
+        self.batches, self.steps = self.training_batches(), make_steps(self)
+        self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
+        tasks = [Validation(self, self.val_loader)] if self.val_loader else []
+        self.agenda.register(tasks + ([Evaluation(self, self.tester)] if self.tester else []))
+        self.curves = Curves(session.folder)
+        self.checkpointer = make_checkpointer(self)
+        if session.checkpoint and session.goes_on:
+            self.checkpointer.load(session.checkpoint)
+            add_log(f"resuming from {session.checkpoint}")
+        back_up(config, session.folder, self.device)
+        look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
+        self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
+        debug = config.debug
+        watches = debug.debug_mode or debug.print_all_grad or debug.profile
+        if watches:
+            self.inspector = open_room("diagnose", "debug").Inspector(self)
+
+    def _train(self) -> None:
+        counters, progress = self.counters, self.config.progress
+        self.stop.start(counters.total_iterations)
+        if progress.init_eval and counters.total_iterations == 0:
+            self.agenda.add("evaluate")
+        self._work_off()
+        while counters.epoch < progress.epoch and not self.best.should_stop:
+            self._train_epoch(counters.epoch)
+            self._work_off()
+            self._agree()
+        self._save("final")
+
+    def _train_epoch(self, epoch: int) -> None:
+        batches = self._start_epoch(epoch)
+        agenda, counters, progress, stop = self.agenda, self.counters, self.progress, self.stop
+        count, clock = self.batches.per_epoch, time.perf_counter
+        run_iteration = self.inspector.run_iteration if self.inspector else self.run_iteration
+        for iteration in range(counters.iteration, count):
+            asked = clock()
+            data_dict = next(batches, None)
+            progress.waited += clock() - asked
+            if data_dict is None:
+                raise UserError(
+                    f"dataset.train: the loader ended after {iteration} of {count} batches; "
+                    "lower progress.iters_per_epoch or set trainer.mode to iter"
+                )
+            stop.is_sound = False
+            run_iteration(epoch, iteration, data_dict)
+            stop.is_sound = True
+            if iteration + 1 < count:
+                if agenda.after_iteration(counters.total_iterations):
+                    self._work_off()
+                if stop.is_due(counters.total_iterations):
+                    self._agree()
+        self._end_epoch(epoch)
+
+    def _start_epoch(self, epoch: int) -> Iterator[dict]:
+        """Return the epoch's batches, from the next iteration on."""
+        self.stop.is_sound = False
+        # An epoch that was cut has already drawn this hook's random numbers.
+        with random_state_kept() if self.iteration else nullcontext():
+            self.before_train_epoch(epoch)
+        for model in self.forms.bare.values():
+            model.train()
+        for step in self.steps.values():
+            step.start_epoch(epoch)
+        batches = self.batches.open(epoch, self.iteration, self.total_iterations)
+        self.progress.restart_clock(self.total_iterations)
+        self.stop.is_sound = True
+        return batches
+
+    def run_iteration(self, epoch: int, iteration: int, data_dict: dict) -> None:
+        """Train on one batch: forward, backward, and an optimizer step where it closes its accumulation window."""
+        closes_window, weight, size = self.batches.window(iteration)
+        if self.batches.transform:
+            data_dict = self.batches.transform(data_dict)
+        if self.forms.syncs_by_hand:
+            self.forms.sync_gradients(closes_window)
+        self.before_train_step(epoch, iteration, data_dict)
+        output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
+        if self.inspector:
+            self.inspector.after_forward()
+        self._backward(result_dict, weight, closes_window)
+        if self.inspector:
+            self.inspector.after_backward(epoch, iteration)
+        self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
+        if closes_window:
+            for step in self.steps.values():
+                step.step((epoch, iteration))
+        if self.inspector:
+            self.inspector.after_step()
+        self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
+        self._count(epoch, iteration, size, data_dict, output_dict, result_dict)
+        if closes_window and not self.is_by_epoch:
+            self._step_schedulers()
+        activations.clear()
+
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
+        """Differentiate the loss, or with several optimizers each one's own."""
+        if "loss" not in result_dict:
+            raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
+        losses = result_dict["loss"]
+        if isinstance(losses, dict):
+            result_dict |= {part_name("loss", name): loss for name, loss in losses.items()}
+        else:
+            losses = {MAIN: losses}
+        last = len(losses) - 1
+        for i, (name, loss) in enumerate(losses.items()):
+            if name not in self.steps:
+                raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
+            self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
+
+    def _count(
+        self, epoch: int, iteration: int, size: int, data_dict: dict, output_dict: dict, result_dict: dict
+    ) -> None:
+        """Count an iteration that is done, draw its batch and log it where that is due."""
+        counters, progress = self.counters, self.config.progress
+        counters.iteration = iteration + 1
+        counters.total_iterations += 1
+        if size:
+            self.meters.update(result_dict, size)
+        if iteration == 0 and progress.save_progress and is_due(progress.epoch_save_progress, epoch + 1):
+            self.draw("train", epoch, iteration, data_dict, output_dict)
+        if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
+            self._log_iteration(epoch, iteration)
+        if self.progress.update:
+            self.progress.update()
+
+    def _log_iteration(self, epoch: int, iteration: int) -> None:
+        values = self.meters.flush()
+        for name, step in self.steps.items():
+            values |= {part_name(key, name): value for key, value in step.log_values().items()}
+        pace = self.progress.measure(self.total_iterations)
+        self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
+        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", format_scalars(values)
+        add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
+        self.progress.show(text)
+
+    def _end_epoch(self, epoch: int) -> None:
+        self.stop.is_sound = False
+        if self.is_by_epoch:
+            self._step_schedulers()
+        for step in self.steps.values():
+            step.settle()
+        self.counters.epoch, self.counters.iteration = epoch + 1, 0
+        summary_dict = self.meters.summary()
+        self.meters.reset()
+        self.after_train_epoch(epoch, summary_dict)
+        if is_due(self.config.progress.epoch_loss, epoch + 1):
+            self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)
+            add_log(f"epoch {epoch} | train | {format_scalars(summary_dict)}")
+        self.agenda.after_epoch(self.counters)
+        self.stop.is_sound = True
+
+    def _step_schedulers(self) -> None:
+        for step in self.steps.values():
+            step.step_scheduler()
+
+    @torch.no_grad()
+    def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
+        """Record what ``render_progress_imgs`` makes of a batch."""
+        file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
+        for name, image in self.render_progress_imgs(data_dict, output_dict).items():
+            self.curves.add_image(split, name, image, self.total_iterations, Path(name) / file if file else None)
+
+    def _work_off(self) -> None:
+        """Run the tasks that are due, then save under the names that are to be kept."""
+        self.agenda.run_tasks()
+        names, obsolete = self.agenda.take_names()
+        if names:
+            self._save(*names, obsolete=obsolete)
+        self.progress.restart_clock(self.total_iterations)
+
+    def _save(self, *names: str, obsolete: Sequence[str] = ()) -> None:
+        self.checkpointer.save(*names, obsolete=obsolete)
+        self.stop.note_save()
+
+    def _agree(self) -> None:
+        """Let the ranks agree on whether to stop or to save."""
+        agreed = self.stop.agree(self.total_iterations, self.checkpointer.has_failed)
+        if agreed.save_failed:
+            self.checkpointer.wait()
+        if agreed.save_is_overdue:
+            self._save("latest")
+
+    def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor]) -> None:
+        """Note a step that was skipped at an epoch and iteration; see ``StopControl.note_skipped``."""
+        self.stop.note_skipped(place, losses, max(step.skipped_in_a_row for step in self.steps.values()))
+
+    def _leave(self, error: BaseException) -> None:
+        """Save the state if it is sound and all ranks are here, and say how to resume."""
+        reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ends by an error"
+        if self.stop.may_save(error):
+            self._save("latest")
+            self.checkpointer.wait()
+            barrier()  # so that no rank leaves while another still needs it
+            add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
+        else:
+            add_log(f"{reason} within a step, after {self._place()}; the last save is what counts", "WARNING")
+
+    def _place(self) -> str:
+        doing = f"{self.agenda.due[0].name}, " if self.agenda.due else ""
+        return f"{doing}epoch {self.epoch} iteration {self.iteration}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""
+        return self.counters.state_dict() | self.agenda.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from ``state_dict``."""
+        self.counters.load_state_dict(state)
+        self.agenda.load_state_dict(state)
+
+
+class EpochBasedTrainer(Trainer):
+    """Trains by epochs, whatever ``trainer.mode`` says."""
+
+    fixed_mode = "epoch"
+
+
+class IterBasedTrainer(Trainer):
+    """Trains by iterations, whatever ``trainer.mode`` says."""
+
+    fixed_mode = "iter"

@@ -1,0 +1,75 @@
+"""The import paths of the previous release, each with a warning that names the new one. To be removed next release."""
+
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Old module = the new modules that its names are in.
+_TABLE = """
+    build=config.build errors=config.errors registry=config.registry schema=config.schema secrets=config.secrets
+    device=run.device distributed=run.distributed elastic=run.processes launch=run.launch seed=run.seed
+    signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
+    checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
+    host_copy=state.host_copy,run.nested weights=state.weights ema=optim.ema updater=optim.step inputs=data.lookup
+    endpoints=log.activations logger=log.console meters=log.meters monitor=log.curves progress=log.progress
+    selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
+    datasets=data,vision.images datasets.base_dataset=data,vision.images datasets.download=data.download
+    datasets.loader=data.loader datasets.sample_reader=data.reader datasets.view=data.subset
+    losses=optim.loss,measures.dice_loss,measures.focal_loss losses.dice_loss=measures.dice_loss
+    losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
+    metrics=log.metric,measures.torch_metric metrics.base_metric=log.metric metrics.metric_set=log.metric
+    metrics.torch_metric=measures.torch_metric metrics.confusion_matrix_metric=measures.confusion_matrix
+    metrics.f1_metric=measures.f1 metrics.overlap_metric=measures.overlap metrics.psnr_metric=measures.psnr
+    models=state.model,vision.mlp,vision.resnet models.base_model=state.model models.mlp=vision.mlp
+    models.pretrained=state.weights models.resnet=vision.resnet
+    transforms=vision.pipeline transforms.colour=vision.color transforms.geometry=vision.geometry
+    transforms.pipeline=vision.pipeline
+"""
+MOVED = {f"common.{old}": new.split(",") for old, _, new in (pair.partition("=") for pair in _TABLE.split())}
+
+
+class _MovedModule(ModuleType):
+    """Looks each name up in the new modules."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        for new in MOVED[self.__name__]:
+            if hasattr(module := _open(new, self.__name__), name):
+                return getattr(module, name)
+        raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Once it is imported, the module common.launch hides the function of that name in common.
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _Finder:
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _MovedModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, MOVED[module.__name__]
+        _open(new[0], old)  # so that a missing room is noticed at the import
+        names = " or ".join(f"common.{name}" for name in new)
+        # The import system's own frames do not count: the second frame is the file that imports.
+        warnings.warn(f"{old} has moved to {names}", FutureWarning, stacklevel=2)
+
+
+def _open(new: str, old: str) -> ModuleType:
+    from common.config.rooms import UserError, open_room
+
+    try:
+        return open_room(new, old)
+    except UserError as error:
+        raise ImportError(str(error)) from None
+
+
+def follow_moved_modules() -> None:
+    """Let the old import paths lead to the new modules."""
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,177 @@
+"""How models are placed on devices and wrapped for training, and how whole tensors relate to what a process holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from common.config.errors import UserError
+from common.config.rooms import open_room
+from common.config.schema import Config, DistConfig
+from common.run.device import gpu_numbers
+from common.run.distributed import is_distributed
+
+SHARDED = ("fsdp", "tp")
+_CPU = torch.device("cpu")
+
+
+class Strategy:
+    """Whole models: ``none`` (one process), ``ddp`` (a copy in each process) or ``dp`` (one process, several GPUs).
+
+    The room ``sharding`` has the subclass for ``fsdp`` and ``tp``. Here every tensor is whole, so that most methods
+    return what they are given.
+
+    Args:
+        name: The strategy.
+        device: The device of this process.
+        gpus: The numbers of the GPUs for ``dp``; ``(None,)`` means all.
+    """
+
+    is_sharded = False
+
+    def __init__(self, name: str = "none", device: torch.device = _CPU, gpus: Sequence[int | None] = (None,)):
+        self.name, self.device, self._gpus = name, device, list(gpus)
+
+    def place(self, model: nn.Module, config: Config) -> nn.Module:
+        """Prepare a model as configured and move it to the device; build its optimizer afterwards.
+
+        Raises:
+            UserError: The model or the device does not support what the config asks for.
+        """
+        if config.dist.sync_batchnorm:
+            if self.device.type != "cuda":
+                raise UserError(f"dist.sync_batchnorm: torch has it on GPUs only, found {self.device.type}")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if config.trainer.activation_checkpointing:
+            for block in call_method(model, "blocks", "trainer.activation_checkpointing"):
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        if not config.trainer.channels_last:
+            return self.move(model)
+        if any(tensor.ndim == 5 for tensor in [*model.parameters(), *model.buffers()]):
+            found = type(model).__name__
+            raise UserError(f"trainer.channels_last: is for images, and {found} has weights of 5 dimensions")
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def move(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, unless its parameters are sharded: those are there already."""
+        return model.to(self.device)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return a placed model ready to train: wrapped for ``ddp`` and ``dp``, otherwise itself.
+
+        A model without trainable parameters is not wrapped.
+        """
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
+        if self.name == "dp":
+            return DataParallel(model, self._gpus if self.device.type == "cuda" and self._gpus != [None] else None)
+        if self.name == "ddp" and is_distributed():
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        return model
+
+    def reshard(self, model: nn.Module) -> None:
+        """Free the whole parameters that a sharded model keeps after a forward pass without a backward pass."""
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the whole tensor. Collective for a sharded one."""
+        return tensor
+
+    def local(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what this process holds of each tensor, sharing its memory."""
+        return list(tensors)
+
+    def distribute(self, values: Mapping[Any, Any], examples: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Return the values, whole tensors among them sharded like the example of the same name and shape."""
+        return dict(values)
+
+    def global_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        """Return the norm of all gradients together, a scalar on their device, without waiting for it.
+
+        It is finite exactly if all gradients are (and their squares do not overflow). Collective for sharded ones.
+        """
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def model_part(self, model: nn.Module) -> Any:
+        """Return the model as part of a checkpoint, which holds whole tensors under any strategy."""
+        return model
+
+    def optimizer_part(self, optimizer: Optimizer) -> Any:
+        """Return the optimizer as part of a checkpoint."""
+        return optimizer
+
+    def shard_writer(self) -> Any:
+        """Return a ``ShardFolderWriter``, which writes sharded tensors beside a checkpoint's file; here None."""
+        return None
+
+
+WHOLE = Strategy()  # of parts that are used on their own
+
+
+def choose_strategy(config: DistConfig, processes: int) -> str:
+    """Return the strategy for this number of processes: none, dp, ddp, fsdp or tp.
+
+    Raises:
+        UserError: The strategy does not support that number of processes, or the sizes of its groups.
+    """
+    name = config.strategy
+    if name == "auto":
+        name = "ddp" if processes > 1 else "none"
+    if name in ("none", "dp") and processes > 1:
+        raise UserError(f"dist.strategy: {name} trains in one process, found {processes}; ddp and fsdp take several")
+    if name not in SHARDED and config.tp_size is not None:
+        raise UserError(f"dist.tp_size: goes with strategy fsdp or tp, found {name}")
+    if name != "fsdp" and (config.shard_size is not None or config.cpu_offload):
+        raise UserError(f"dist.shard_size and dist.cpu_offload: go with strategy fsdp, found {name}")
+    if name in SHARDED:
+        open_room("sharding", "dist.strategy").group_sizes(name, config, processes)
+    return name
+
+
+def make_strategy(name: str, config: Config, device: torch.device) -> Strategy:
+    """Make the strategy of that name, once the process group is up. Collective for fsdp and tp.
+
+    Raises:
+        UserError: The room ``sharding`` is missing.
+    """
+    if name in SHARDED:
+        return open_room("sharding", "dist.strategy").ShardedStrategy(name, device, config.dist)
+    return Strategy(name, device, gpu_numbers(config.gpu_ids))
+
+
+def call_method(model: nn.Module, name: str, key: str) -> Any:
+    """Return what a model's method returns that a config key needs.
+
+    Raises:
+        UserError: The model has no such method.
+    """
+    if not hasattr(model, name):
+        raise UserError(f"{key}: needs a method {name}() of {type(model).__name__}, found none")
+    return getattr(model, name)()
+
+
+def sync_buffers(models: Iterable[nn.Module]) -> None:
+    """Give all ranks rank 0's buffers, such as the running statistics of batch norm, which each rank updates."""
+    if is_distributed():
+        for model in models:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def set_gradient_sync(models: Iterable[nn.Module], sync: bool) -> None:
+    """Set whether the next forward and backward pass averages the gradients over the processes.
+
+    Within an accumulation window only the last pass needs to. Sharded models always average: keeping whole gradients
+    until then would take the memory that sharding saves.
+    """
+    for model in models:
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = sync

@@ -1,0 +1,79 @@
+"""The same training as a plain loop, from the engine's public parts alone: change any line of it.
+
+python plain_loop.py --config configs/default.yaml --name plain
+It trains, clips, validates, logs, and saves after each epoch; with --resume auto it resumes bit for bit.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from common.config import load_config
+
+if TYPE_CHECKING:
+    from common import Config, Session
+
+
+def train(config: Config, session: Session) -> None:
+    """Train what a config describes, from the beginning or from the session's checkpoint."""
+    from common import add_log, build_loader, build_loss, build_metric, build_model, build_optimizer, build_scheduler
+    from common.data.batches import on_device, open_pass
+    from common.engine.agenda import Counters
+    from common.engine.evaluate import evaluate, evaluating
+    from common.log.curves import Curves
+    from common.log.meters import Meters
+    from common.optim.step import OptimizerStep
+    from common.run.seed import RandomState
+    from common.state.checkpoint import Checkpointer
+
+    device, strategy = session.device, session.strategy
+    train_loader, val_loader = build_loader(config, "train"), build_loader(config, "val")
+    model = strategy.place(build_model(config.model), config)
+    optimizer = build_optimizer(config.optim, model.parameters())
+    scheduler = build_scheduler(config.optim, optimizer, config.progress.epoch)
+    step = OptimizerStep(optimizer, scheduler, config.optim, model, config.trainer.precision, strategy=strategy)
+    loss_set, metric = build_loss(config.loss).to(device), build_metric(config.metric)
+    wrapped, counters, meters, curves = strategy.wrap(model), Counters(), Meters(), Curves(session.folder)
+
+    parts = {"model": strategy.model_part(model), **step.parts(), "counters": counters, "curves": curves}
+    checkpointer = Checkpointer(session.folder / "checkpoints", parts | {"random": RandomState()}, strategy=strategy)
+    if session.checkpoint:
+        checkpointer.load(session.checkpoint)
+
+    def val_step(iteration: int, data_dict: dict, size: int) -> tuple[dict, list]:
+        output_dict = {"logits": model(data_dict["image"])}
+        return output_dict, [({"loss": loss_set(output_dict, data_dict)["sum"]}, size)]
+
+    with closing(curves), closing(checkpointer):
+        for epoch in range(counters.epoch, config.progress.epoch):
+            wrapped.train()
+            step.start_epoch(epoch)
+            for data_dict in on_device(open_pass(train_loader, epoch), device):
+                loss = loss_set({"logits": wrapped(data_dict["image"])}, data_dict)["sum"]
+                step.backward(loss)
+                step.step()
+                meters.update({"loss": loss}, len(data_dict["image"]))
+                counters.total_iterations += 1
+            step.step_scheduler()
+            counters.epoch = epoch + 1
+            curves.add_scalars("train", meters.flush() | step.log_values(), epoch, counters.total_iterations)
+            with evaluating([model]):
+                summary_dict = evaluate(val_loader, device, val_step, metric)
+            curves.add_scalars("val", summary_dict, epoch, counters.total_iterations)
+            add_log(f"epoch {epoch} | val | {summary_dict}")
+            checkpointer.save("latest")
+        checkpointer.save("final")
+
+
+def main() -> None:
+    """Train what the command line's config describes."""
+    config = load_config()
+    from common import launch
+
+    with launch(config) as session:
+        train(config, session)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The shipped configs."""
+
+import unittest
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import yaml
+
+from common.config.schema import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TestDefaultConfig(unittest.TestCase):
+    def test_the_default_config_says_what_every_key_means(self):
+        text = (ROOT / "configs" / "default.yaml").read_text()
+        found = yaml.safe_load(text)
+        for field in fields(Config):
+            value = getattr(Config(), field.name)
+            if is_dataclass(value):
+                missing = {one.name for one in fields(value)} - found[field.name].keys() - {"eval_dir"}
+                self.assertEqual(missing, set(), field.name)
+            else:
+                self.assertIn(field.name, [*found, "model_pt"])
+        for line in text.partition("\nmodel:")[0].splitlines():
+            self.assertTrue("#" in line or not line or line.endswith((":", "]", "}")) or line[:4] == "    ", line)

@@ -1,0 +1,25 @@
+"""What the tester records of each sample."""
+
+import unittest
+from types import SimpleNamespace
+
+import torch
+
+from custom.tester import CustomTester
+
+
+class TestRecord(unittest.TestCase):
+    def record(self, data_dict, output_dict):
+        tester = SimpleNamespace(rows=[{"sample": 0}, {"sample": 1}], page=None)
+        CustomTester.after_test_step(tester, 0, data_dict, output_dict, {})
+        return tester.rows[-1]
+
+    def test_a_label(self):
+        for logits, guess in (([0.0, 0, 3], 2), ([3.0, 0, 0], 0)):
+            row = self.record({"label": torch.tensor(2)}, {"logits": torch.tensor(logits)})
+            self.assertEqual((row["sample"], row["label"], row["guess"]), (1, 2, guess))
+            self.assertAlmostEqual(row["confidence"], 0.9094, places=4)
+
+    def test_a_mask(self):
+        row = self.record({"label": torch.tensor(2), "mask": torch.ones(1, 4, 4)}, {"logits": torch.zeros(1, 4, 4)})
+        self.assertEqual(row, {"sample": 1})
