@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-all lint bench clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 demo: $(INSTALLED)  ## render a project into demo/, train it on real handwritten digits, evaluate it
 	rm -rf demo
@@ -27,9 +27,13 @@ test: $(INSTALLED)  ## the project's tests, in place, then the template's
 	cd '$(PROJECT)' && python -m pytest -n 2
 	python -m pytest -n 2
 
-lint: $(INSTALLED)  ## ruff and shellcheck, on the template and the project
+test-all: $(INSTALLED)  ## the same with the long campaigns: kills, ranks, compilation, a Slurm cluster
+	FULL=1 $(MAKE) test
+
+lint: $(INSTALLED)  ## ruff, types and shellcheck, on the template and the project
 	ruff check .
 	ruff format --check .
+	cd '$(PROJECT)' && pyrefly check
 	shellcheck .ci/run '$(PROJECT)'/scripts/*.sh
 
 bench: $(INSTALLED)  ## the engine beside loops by hand and its peers, which it installs; writes docs/speed.md

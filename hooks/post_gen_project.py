@@ -28,7 +28,7 @@ PARTS = {
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
         custom/losses/cross_entropy_loss.py custom/models/digits_model.py tests/tests_custom/test_commands.py
         tests/tests_custom/test_cross_entropy_loss.py tests/tests_custom/test_digits_model.py
-        tests/tests_custom/test_fashion_mnist_dataset.py
+        tests/tests_custom/test_fashion_mnist_dataset.py tests/tests_custom/test_plain_loop.py
     """,
     "segmentation": """
         configs/segmentation.yaml configs/eval_segmentation.yaml configs/carvana.yaml custom/datasets/carvana_dataset.py
@@ -48,9 +48,9 @@ KEPT = {
     "both": {"digits", "classification", "segmentation"},
     "minimal": {"digits", "minimal"},
 }
-# The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <room>" needs
-# it, and so does a whole file that begins with such a line. In requirements.txt, "# for <room>, <room>" stands behind a
-# package that only these rooms need.
+# The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
+# all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands
+# behind a package that only these rooms need.
 ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
 OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
@@ -99,20 +99,21 @@ def leave_out(missing):
     """Remove rooms, and what needs them in the configs and the requirements."""
     for room in missing:
         remove(ROOMS[room])
-        for path in Path("configs").glob("*.yaml"):
-            lines, mark = path.read_text(encoding="utf-8").splitlines(keepends=True), f"# room: {room}\n"
-            if lines[:1] == [mark]:
-                path.unlink()
-            elif any(line.endswith(mark) for line in lines):
-                path.write_text("".join(line for line in lines if not line.endswith(mark)), encoding="utf-8")
+    for path in Path("configs").glob("*.yaml"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not named_rooms(line, "room:") & missing]
+        if lines[:1] != kept[:1] and lines[0].startswith("# room:"):
+            path.unlink()
+        elif kept != lines:
+            path.write_text("".join(kept), encoding="utf-8")
     lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)
-    needed = [line for line in lines if not users_of(line) or users_of(line) - set(missing)]
-    Path("requirements.txt").write_text("".join(needed), encoding="utf-8")
+    kept = [line for line in lines if not named_rooms(line, "for") or named_rooms(line, "for") - missing]
+    Path("requirements.txt").write_text("".join(kept), encoding="utf-8")
 
 
-def users_of(line):
-    """Return the rooms that need a package, by its line in requirements.txt; an empty set for the core's."""
-    return set(line.partition("# for ")[2].strip().split(", ")) - {""}
+def named_rooms(line, word):
+    """Return the rooms that the comment at the end of a line names behind a word."""
+    return set(line.partition(f"# {word} ")[2].strip().split(", ")) - {""}
 
 
 def rename_package(name):

@@ -8,7 +8,7 @@ import sys
 
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = """
-    common configs data evaluate experiments export plain_train predict results scripts serve tests tests_common
+    common configs data evaluate experiments export plain_loop predict results scripts serve tests tests_common
     tests_custom train
 """
 LIBRARIES = """

@@ -27,7 +27,6 @@ def own_home(tmp_path_factory):
         "PRE_COMMIT_HOME": home / "pre-commit",
         "GIT_CONFIG_NOSYSTEM": 1,
         "OMP_NUM_THREADS": 1,
-        "QUICK": 1,  # the project's slow tests run in place, once
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ FOLDERS = """
 PACKAGES = """
     plain under_score CamelCase custom ünïcode it's qu"ote back\\slash sl/ash ../up . -dash dash-ed dot.ted 3d _private
     __init__ class None match print int os json typing torch numpy yaml PIL common Common tests train configs data tqdm
-    plain_train predict export serve
+    plain_loop predict export serve
 """.split()
 TEXTS = [
     "😀", "é", "\u202eright to left", "}}", "'''", '"""', "it's", 'qu"ote', "\\", "\\n", '\\"', "'; os.abort() #",

@@ -76,7 +76,7 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     commit(project, "Own work")
 
     source = upstream / "{{cookiecutter.proj_name}}"
-    append(source / "common/meters.py", "\nNEW = True\n")
+    append(source / "common/log/metric.py", "\nNEW = True\n")
     append(source / "README.md", "\nNews about `custom/`.\n")
     (source / "common/news.py").write_text('"""A module that came later."""\n')
     commit(upstream, "News")
@@ -84,7 +84,7 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     cruft("update", "--skip-apply-ask", cwd=project)
     assert not list(project.rglob("*.rej"))
     assert "<<<<<<<" not in run("git", "diff", "HEAD", cwd=project).stdout
-    assert (project / "common/meters.py").read_text().endswith("NEW = True\n")
+    assert (project / "common/log/metric.py").read_text().endswith("NEW = True\n")
     assert (project / "README.md").read_text().endswith(f"News about `{package}/`.\n")
     assert (project / "common/news.py").exists()
     assert (project / f"{package}/trainer.py").read_text().endswith("# A thought of one's own.\n")

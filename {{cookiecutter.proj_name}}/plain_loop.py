@@ -1,8 +1,8 @@
 """The same training as a plain loop, from the engine's public parts alone: change any line of it.
 
-python plain_loop.py --config configs/default.yaml --name plain
-It trains, clips, validates, logs, and saves after each epoch; with --resume auto it resumes bit for bit.
+It saves after each epoch, and resumes bit for bit: python plain_loop.py --config configs/default.yaml --resume auto
 """
+# ruff: noqa: F401  (custom is imported for what it registers)
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train(config: Config, session: Session) -> None:
     from common.engine.agenda import Counters
     from common.engine.evaluate import evaluate, evaluating
     from common.log.curves import Curves
-    from common.log.meters import Meters
+    from common.log.metric import Meters
     from common.optim.step import OptimizerStep
     from common.run.seed import RandomState
     from common.state.checkpoint import Checkpointer
@@ -35,8 +35,7 @@ def train(config: Config, session: Session) -> None:
     step = OptimizerStep(optimizer, scheduler, config.optim, model, config.trainer.precision, strategy=strategy)
     loss_set, metric = build_loss(config.loss).to(device), build_metric(config.metric)
     wrapped, counters, meters, curves = strategy.wrap(model), Counters(), Meters(), Curves(session.folder)
-
-    parts = {"model": strategy.model_part(model), **step.parts(), "counters": counters, "curves": curves}
+    parts = {"model": strategy.model_part(model), **step.parts(), "counters": counters, "monitor": curves}
     checkpointer = Checkpointer(session.folder / "checkpoints", parts | {"random": RandomState()}, strategy=strategy)
     if session.checkpoint:
         checkpointer.load(session.checkpoint)
@@ -70,6 +69,7 @@ def main() -> None:
     """Train what the command line's config describes."""
     config = load_config()
     from common import launch
+    import custom
 
     with launch(config) as session:
         train(config, session)

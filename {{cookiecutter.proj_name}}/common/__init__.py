@@ -1,19 +1,13 @@
-"""The engine: one folder you own and can read in an afternoon. It never imports your package.
-
-What your files need comes from here, and is imported when it is asked for: ``from common import Trainer, add_log``.
-"""
+"""The engine. What your files need comes from here, loaded when it is asked for: ``from common import Trainer``."""
 
 # ruff: noqa: F401
 
-from importlib import import_module
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from common.moved import follow_moved_modules
-
 if TYPE_CHECKING:  # the names below, for type checkers and editors
+    from common.config import Config, UserError, find_room, load_config, open_room
     from common.config.build import build_loader, build_loss, build_metric, build_model
-    from common.config.errors import UserError
-    from common.config.load import load_config
     from common.config.registry import (
         DATASET_REGISTRY,
         LOSS_REGISTRY,
@@ -21,8 +15,6 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
         MODEL_REGISTRY,
         TRANSFORM_REGISTRY,
     )
-    from common.config.rooms import find_room, open_room
-    from common.config.schema import Config
     from common.data import ArrayDataset, BaseDataset, make_loader
     from common.engine import BatchTester, EpochBasedTrainer, IterBasedTrainer, SingleTester, Trainer
     from common.log import activations
@@ -32,15 +24,12 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.optim.loss import LossSet
     from common.run.distributed import get_rank, master_only
     from common.run.launch import Session, launch
-    from common.state.model import BaseModel
+    from common.vision.model import BaseModel
 
 _NAMES = {
+    "config": "Config UserError find_room load_config open_room",
     "config.build": "build_loader build_loss build_metric build_model",
-    "config.errors": "UserError",
-    "config.load": "load_config",
     "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TRANSFORM_REGISTRY",
-    "config.rooms": "find_room open_room",
-    "config.schema": "Config",
     "data": "ArrayDataset BaseDataset make_loader",
     "engine": "BatchTester EpochBasedTrainer IterBasedTrainer SingleTester Trainer",
     "log": "activations",
@@ -50,7 +39,7 @@ _NAMES = {
     "optim.loss": "LossSet",
     "run.distributed": "get_rank master_only",
     "run.launch": "Session launch",
-    "state.model": "BaseModel",
+    "vision.model": "BaseModel",
 }
 _HOMES = {name: f"common.{module}" for module, names in _NAMES.items() for name in names.split()}
 
@@ -58,13 +47,14 @@ _HOMES = {name: f"common.{module}" for module, names in _NAMES.items() for name 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'common' has no attribute '{name}'")
-    if name == "activations":  # a module, not a name in one
-        return import_module("common.log.activations")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(__import__(_HOMES[name], fromlist=[name]), name)  # finds a submodule, too
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
 
 
-follow_moved_modules()
+with suppress(ModuleNotFoundError):  # where the room tools is, old import paths still lead to the new modules
+    from common.tools.moved import follow_moved_modules
+
+    follow_moved_modules()

@@ -6,6 +6,8 @@ import sys
 import unittest
 from pathlib import Path
 
+from tests import slow
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -22,5 +24,6 @@ class TestChaos(unittest.TestCase):
     def test_kills(self):
         self.check("--kills", "4", "--set_ups", "1", "--seed", "3")
 
+    @slow
     def test_signals_and_exceptions(self):
         self.check("--kills", "4", "--set_ups", "1", "--seed", "4", "--gently")

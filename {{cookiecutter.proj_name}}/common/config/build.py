@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,32 +10,28 @@ from torch.utils.data import DataLoader
 from common.config.errors import UserError
 from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from common.config.rooms import open_room
-from common.config.schema import Config, Section
-from common.data import View, draw_rows, make_loader
+from common.config.schema import Config, Limit, Section
+from common.data import make_loader
+from common.data.dataset import View, draw_rows
 from common.log.metric import MetricSet
 from common.optim.loss import LossSet
 
-
-def build_model(section: Section, where: str = "model") -> nn.Module:
-    """Build a model from its section.
-
-    Raises:
-        UserError: No or an unknown ``type``, or arguments that do not fit.
-    """
-    return MODEL_REGISTRY.build(section, where)
-
-
-# What a data set's section may hold beside the arguments of its class: what is expected, in words and as a check.
+# What a data set's section may hold beside the arguments of its class and its transforms.
 _LOADER_KEYS = {
-    "batch_size": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),
-    "worker": ("a whole number of at least 0", lambda value: type(value) is int and value >= 0),
-    "persistent_workers": ("true or false", lambda value: type(value) is bool),
-    "drop_last": ("true or false", lambda value: type(value) is bool),
-    "sample_rate": (
+    "batch_size": Limit("a whole number of at least 1", lambda v: type(v) is int and v >= 1),
+    "worker": Limit("a whole number of at least 0", lambda v: type(v) is int and v >= 0),
+    "persistent_workers": Limit("true or false", lambda v: type(v) is bool),
+    "drop_last": Limit("true or false", lambda v: type(v) is bool),
+    "sample_rate": Limit(
         "a share above 0.0 up to 1.0, or a number of samples from 1",
-        lambda value: (type(value) is float and 0 < value <= 1) or (type(value) is int and value >= 1),
+        lambda v: (type(v) is float and 0 < v <= 1) or (type(v) is int and v >= 1),
     ),
 }
+
+
+def build_model(section: Section, where: str = "model") -> nn.Module:
+    """Build a model from its section."""
+    return MODEL_REGISTRY.build(section, where)
 
 
 def build_loader(
@@ -44,34 +39,33 @@ def build_loader(
 ) -> DataLoader | None:
     """Build a data set and its loader from ``dataset.<split>``; None if there is no ``dataset.val``.
 
-    Args:
-        config: The whole config.
-        split: ``train`` is shuffled anew each epoch; ``val`` and ``eval`` show each sample once, in order.
-        pin_memory: Whether batches go to a GPU.
-        max_samples: Use only the first so many samples. None: all.
-
-    Raises:
-        UserError: No or an unknown ``type``, arguments that do not fit, missing data, an empty set, or a missing room.
+    ``train`` is shuffled anew each epoch; ``val`` and ``eval`` show each sample once, in order, and at most
+    ``max_samples`` of them. Raise a UserError if the section does not fit, or if data or a room is missing.
     """
     where, section = f"dataset.{split}", getattr(config.dataset, split)
     if section is None and split == "val":
         return None
     section = _copy(section, where)
-    options = {name: _take(section, name, where) for name in _LOADER_KEYS if name in section}
+    options = {name: section.pop(name) for name in _LOADER_KEYS if name in section}
+    for name, value in options.items():
+        if not _LOADER_KEYS[name].fits(value):
+            raise UserError(f"{where}.{name}: expected {_LOADER_KEYS[name].words}, found {value!r}")
     transforms = _take_pipeline(section, "transforms", where)
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
-    rows = _choose_rows(len(dataset), options.pop("sample_rate", None), max_samples, config.trainer.seed, where)
+    rate = options.pop("sample_rate", None)
+    rows = range(len(dataset)) if rate is None else draw_rows(len(dataset), rate, config.trainer.seed)
+    if not rows:
+        raise UserError(f"{where}.sample_rate: {rate} of {len(dataset):,} samples is not one")
+    rows = rows[:max_samples]
     loader = make_loader(
-        View(dataset, rows, transforms) if transforms or rows else dataset,
-        options.pop("batch_size", config.batch_size),
-        options.pop("worker", config.worker),
+        View(dataset, rows, transforms) if transforms or len(rows) < len(dataset) else dataset,
+        **{"batch_size": config.batch_size, "worker": config.worker, **options},
         training=split == "train",
         seed=config.trainer.seed,
         pin_memory=pin_memory,
-        **options,
         transform_batch=batch_transforms and batch_transforms.on_batch,
         where=where,
         replace=config.dataset.bad_sample == "replace",
@@ -82,36 +76,14 @@ def build_loader(
     return loader
 
 
-def _take(section: Section, name: str, where: str) -> Any:
-    """Take one of the loader's own keys out of a data set's section."""
-    value, (words, fits) = section.pop(name), _LOADER_KEYS[name]
-    if not fits(value):
-        raise UserError(f"{where}.{name}: expected {words}, found {value!r}")
-    return value
-
-
 def _take_pipeline(section: Section, name: str, where: str) -> Any:
     """Take a list of transforms out of a data set's section; return its ``Pipeline``, or None if there is none."""
     sections, key = section.pop(name, None), f"{where}.{name}"
     return None if sections in (None, []) else open_room("vision.pipeline", key).Pipeline(sections, key)
 
 
-def _choose_rows(
-    length: int, rate: float | int | None, max_samples: int | None, seed: int, where: str
-) -> Sequence[int] | None:
-    """Return which samples of a set are used; None for all of them."""
-    rows = range(length) if rate is None else draw_rows(length, rate, seed)
-    if not rows:
-        raise UserError(f"{where}.sample_rate: {rate} of {length:,} samples is not one")
-    return None if len(rows[:max_samples]) == length else rows[:max_samples]
-
-
 def build_loss(section: Section) -> LossSet:
-    """Build the loss terms of ``loss``: ``{name: {type, weight (1), input_name (none), ...arguments}}``.
-
-    Raises:
-        UserError: No terms, an unknown ``type``, or arguments that do not fit.
-    """
+    """Build the loss terms of ``loss``: ``{name: {type, weight (1), input_name (none), ...arguments}}``."""
     if not section:
         raise UserError("loss: expected at least one term, such as {ce: {type: CrossEntropyLoss, ...}}")
     terms, weights, input_names = {}, {}, {}
@@ -128,16 +100,11 @@ def build_loss(section: Section) -> LossSet:
 
 
 def build_metric(section: Section) -> MetricSet:
-    """Build the metrics of ``metric``: ``{name: {type, ...arguments}}``.
-
-    Raises:
-        UserError: An unknown ``type``, or arguments that do not fit.
-    """
+    """Build the metrics of ``metric``: ``{name: {type, ...arguments}}``."""
     return MetricSet({name: METRIC_REGISTRY.build(keys, f"metric.{name}") for name, keys in section.items()})
 
 
 def _copy(section: Any, where: str) -> Section:
-    """Return a copy of a section, or raise a UserError if it is none."""
     if not isinstance(section, dict):
         raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
     return dict(section)

@@ -5,20 +5,13 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in a config, a flag, a path or a file.
-
-    The message names the place, what was found and what was expected, in one line. ``launch`` prints it and exits with
-    ``exit_code``.
-    """
+    """A mistake in a config, a flag, a path or a file; the message names the place, what was found and expected."""
 
     exit_code = 2
 
 
 class RunError(UserError):
-    """A run that cannot continue for a known reason: out of memory, a full disk, a loss that is not finite.
-
-    The message names the place, the reason, and what to change.
-    """
+    """A run that cannot continue; the message names the place, the known reason (a full disk), and what to change."""
 
     exit_code = 1
 

@@ -31,28 +31,18 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 class _Wrong(Exception):
     """A key, what is wrong with it, and the key that was perhaps meant; only ``_load`` knows where it was set."""
 
-    def __init__(self, key: str, message: str, meant: str = ""):
-        self.key, self.message, self.meant = key, message, meant
-
 
 def load_config(argv: list[str] | None = None) -> Config:
     """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
 
     ``--config FILE`` (or ``--configs``): one YAML file, or one Python file, which is run and whose public plain values
-    are the settings. A second one is refused, since it would be unclear how their open sections mix.
-    ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
-    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section.
-
-    Args:
-        argv: The words after the program's name; ``sys.argv[1:]`` by default.
-
-    Raises:
-        SystemExit: With code 2 after a mistake and its one line on stderr; with 0 after --help and --print_config.
+    are the settings. ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In
+    an open section the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a
+    whole section. After a mistake its one line goes to stderr, and the exit code is 2.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        _help_parser().print_help()
-        raise SystemExit(0)
+        _help_parser().parse_args(["--help"])  # which exits
     try:
         config = _load([word for word in argv if word != "--print_config"])
     except (UserError, RecursionError) as error:
@@ -66,12 +56,7 @@ def load_config(argv: list[str] | None = None) -> Config:
 
 
 def dump_config(config: Config, change: Callable[[dict], dict] = dict) -> str:
-    """Return the config as YAML, which ``load_config`` reads back as an equal one.
-
-    Args:
-        config: The config.
-        change: Applied to the config's plain dict first, such as ``redact``.
-    """
+    """Return the config, ``change``d as a plain dict (such as by ``redact``), as YAML that ``load_config`` reads."""
     return yaml.dump(change(asdict(config)), Dumper=_Dumper, sort_keys=False)
 
 
@@ -86,11 +71,11 @@ def _load(argv: list[str]) -> Config:
         _check_best_metric(config)
         return config
     except _Wrong as wrong:
-        by_flag = any(f"{flag}.".startswith(f"{wrong.key}.") or wrong.key.startswith(f"{flag}.") for flag in flags)
-        dashes = "--" if by_flag else ""
-        place = f"--{wrong.key}" if by_flag else f"{path}{_line(path, wrong.key)}: {wrong.key}"
-        hint = f", did you mean '{dashes}{wrong.meant}'?" if wrong.meant else ""
-        raise UserError(f"{place}: {wrong.message}{hint}") from None
+        key, message, *meant = wrong.args
+        by_flag = any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags)
+        dashes, place = ("--", "") if by_flag else ("", f"{path}{_line(path, key)}: ")
+        hint = f", did you mean '{dashes}{meant[0]}'?" if meant else ""
+        raise UserError(f"{place}{dashes}{key}: {message}{hint}") from None
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
@@ -135,35 +120,31 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
             raise _Wrong(key, "found the text None; write null")
     if hint is Any and not isinstance(value, dict):
         return [_typed(Any, item, key) for item in value] if isinstance(value, list | tuple) else value
-    return (_section if is_dataclass(hint) or hint in _OPEN else _leaf)(hint, value, key)
-
-
-def _section(hint: Any, values: Any, key: str) -> Any:
-    if not isinstance(values, dict | NoneType):
-        raise _Wrong(key, f"expected keys below it, found {values!r:.60}")
+    if not is_dataclass(hint) and hint not in _OPEN:
+        return _leaf(hint, value, key)
+    if not isinstance(value, dict | NoneType):
+        raise _Wrong(key, f"expected keys below it, found {value!r:.60}")
     typed = {}
-    for name, value in (values or {}).items():
+    for name, item in (value or {}).items():
         full_key = f"{key}.{name}" if key else f"{name}"
         if (child := _child(hint, name)) is None:
             raise _unknown(hint, full_key)
-        typed[name] = _typed(child, value, full_key)
+        typed[name] = _typed(child, item, full_key)
     return hint(**typed) if is_dataclass(hint) else typed
 
 
 def _leaf(hint: Any, value: Any, key: str) -> Any:
     optional = NoneType in get_args(hint)
-    limit = _limit(get_args(hint)[0] if optional else hint)
+    kind = get_args(hint)[0] if optional else hint
+    if get_origin(kind) is Annotated:
+        limit = kind.__metadata__[0]
+    else:
+        limit = Limit(_WORDS.get(kind) or f"one of {', '.join(get_args(kind))}")
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it
         typed = _converter(hint).parse_object({"value": value}, env=False).value
         if (optional and typed is None) or limit.fits(typed):
             return typed
     raise _Wrong(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
-
-
-def _limit(kind: Any) -> Limit:
-    if get_origin(kind) is Annotated:
-        return kind.__metadata__[0]
-    return Limit(_WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}")
 
 
 @cache
@@ -182,12 +163,12 @@ def _child(hint: Any, name: str) -> Any:
 
 def _unknown(section: Any, key: str) -> _Wrong:
     """Return what to say of an unknown key; perhaps a namesake in another section was meant, or the nearest here."""
-    *path, name = key.split(".")
+    path, _, name = key.rpartition(".")
     for other, hint in _hints(Config).items():
         if is_dataclass(hint) and name in _hints(hint):
-            return _Wrong(key, "unknown key", meant=f"{other}.{name}")
+            return _Wrong(key, "unknown key", f"{other}.{name}")
     if match := closest(name, _hints(section)):
-        return _Wrong(key, "unknown key", meant=".".join([*path, match]))
+        return _Wrong(key, "unknown key", f"{path}.{match}".removeprefix("."))
     return _Wrong(key, f"unknown key, known: {', '.join(sorted(_hints(section)))}")
 
 
@@ -215,8 +196,7 @@ def _from_file(path: str) -> dict[str, Any]:
 
 def _run(path: str) -> bytes:
     """Run a Python config and return its settings as YAML: its public plain values, and all that has a key's name."""
-    full_path = str(Path(path).resolve())
-    plain = (dict, list, tuple, str, int, float, NoneType)
+    full_path, plain = str(Path(path).resolve()), (dict, list, tuple, str, int, float, NoneType)
     try:
         found = runpy.run_path(full_path)
         kept = {n: v for n, v in found.items() if n in _hints(Config) or (isinstance(v, plain) and n[0] != "_")}
@@ -255,11 +235,11 @@ class _Loader(yaml.SafeLoader):
     """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error."""
 
     def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        names = [(key.tag, key.value) for key, _ in node.value]
-        for index, (key, _) in enumerate(node.value):
-            if names[index] in names[:index]:
+        node, seen = super().compose_mapping_node(anchor), []
+        for key, _ in node.value:
+            if (key.tag, key.value) in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' appears twice", problem_mark=key.start_mark)
+            seen.append((key.tag, key.value))
         return node
 
 

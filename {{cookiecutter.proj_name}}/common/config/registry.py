@@ -14,9 +14,7 @@ _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 
 
 class Registry:
-    """Classes and functions by name.
-
-    Register with a decorator, ``@MODEL_REGISTRY.register()``; build from a config section with ``build``.
+    """Classes and functions by name: registered with ``@MODEL_REGISTRY.register()``, built from a config section.
 
     Args:
         kind: What the registry holds, for messages: ``"model"``.
@@ -26,16 +24,11 @@ class Registry:
 
     def __init__(self, kind: str, fallback: str | None = None, offered: Mapping[str, str] | None = None):
         self.kind = kind
-        self._fallback = fallback
-        self._offered = offered or {}
+        self._fallback, self._offered = fallback, offered or {}
         self._classes: dict[str, Callable] = {}
 
     def register(self, name: str | None = None) -> Callable:
-        """Return a decorator that registers a class or function under ``name`` (default: its own name).
-
-        Raises:
-            ValueError: The name is taken by another class, or by a room.
-        """
+        """Return a decorator that registers a class or function under ``name`` (default: its own); a name is unique."""
 
         def decorate(cls):
             key = name or cls.__name__
@@ -52,15 +45,7 @@ class Registry:
         return sorted({*self._fallback_classes(), *self._classes, *self._offers()})
 
     def get(self, name: str, where: str = "") -> Callable:
-        """Return the class called ``name``.
-
-        Args:
-            name: A registered name, one that a room offers, or that of a class in the fallback module.
-            where: The config key that asked, for the message.
-
-        Raises:
-            UserError: No such name, with the nearest and all that are known; or the room that offers it is missing.
-        """
+        """Return the class called ``name``, or raise a UserError that begins with the config key ``where``."""
         where = where or self.kind
         if name not in self._classes and name in self._offered:
             open_room(self._offered[name], f"{where}: {name}")
@@ -72,23 +57,16 @@ class Registry:
         raise UserError(f"{where}: unknown {self.kind} '{name}', {hint}: {', '.join(self.names()) or 'none'}")
 
     def build(self, section: dict[str, Any], where: str, *args: Any, **extra: Any) -> Any:
-        """Call the class that ``section["type"]`` names with the section's other keys.
+        """Call the class that ``section["type"]`` names with the section's other keys, ``args`` and ``extra``.
 
-        Args:
-            section: ``{"type": name, ...arguments}``; left unchanged.
-            where: The section's place in the config, for messages: ``"dataset.train"``.
-            *args: Positional arguments that go in front.
-            **extra: Further arguments, which the config cannot give.
-
-        Raises:
-            UserError: No ``type``, an unknown one, arguments that do not fit its signature, or a value that it refuses
-                with a ValueError.
+        Raise a UserError that begins with ``where``, the section's place in the config, if the type is unknown, if the
+        arguments do not fit its signature, or if it refuses a value with a ValueError.
         """
         if not isinstance(section, dict) or not isinstance(section.get("type"), str):
             raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
         keys = {key: value for key, value in section.items() if key != "type"}
         cls = self.get(section["type"], f"{where}.type")
-        check_arguments(cls, where, args, {**keys, **extra})
+        _check_arguments(cls, where, args, {**keys, **extra})
         try:
             return cls(*args, **keys, **extra)
         except ValueError as error:
@@ -105,7 +83,7 @@ class Registry:
         return {name: cls for name, cls in classes if name[0].isupper() and cls.__module__.startswith(self._fallback)}
 
 
-def check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, Any]) -> None:
+def _check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, Any]) -> None:
     """Raise a UserError that shows the signature of ``cls`` if the arguments do not fit its names and plain types."""
     try:
         signature = inspect.signature(cls, eval_str=True)

@@ -23,29 +23,18 @@ OFFERED = {
 
 
 def has_room(name: str) -> bool:
-    """Tell whether this project has a room; one whose folder holds no more than a leftover cache counts as missing."""
+    """Return whether this project has a room; a folder that holds no more than a leftover cache counts as missing."""
     spec = find_spec(f"common.{name.partition('.')[0]}")
     return spec is not None and spec.has_location
 
 
 def find_room(name: str) -> Any:
-    """Return the module ``common.<name>``, such as ``vision`` or ``sharding.files``; None if the room is missing.
-
-    Whatever goes wrong inside the room is raised: a mistake in it, or a library that is not installed.
-    """
+    """Return the module ``common.<name>``, such as ``vision`` or ``sharding.files``; None if the room is missing."""
     return import_module(f"common.{name}") if has_room(name) else None
 
 
 def open_room(name: str, key: str) -> ModuleType:
-    """Return the module ``common.<name>``.
-
-    Args:
-        name: The module, such as ``vision`` or ``sharding.files``.
-        key: The config key that needs it, for the message.
-
-    Raises:
-        UserError: The room is missing.
-    """
+    """Return the module ``common.<name>``; raise a UserError with the config key that needs it if it is missing."""
     module = find_room(name)
     if module is None:
         room = f"common/{name.partition('.')[0]}"

@@ -1,8 +1,7 @@
 """Every key of a config file, with its meaning, its limits and its default.
 
-The dataclasses are frozen: a loaded config never changes. ``model``, ``dataset.*``, ``loss``, ``metric`` and
-``optim.lr_scheduler`` are open sections: ``type`` names a registered class (or one of torch's own), and the keys beside
-it are the arguments of that class.
+``model``, ``dataset.*``, ``loss``, ``metric`` and ``optim.lr_scheduler`` are open sections: ``type`` names a registered
+class (or one of torch's own), and the keys beside it are the arguments of that class.
 """
 
 from __future__ import annotations
@@ -36,12 +35,10 @@ Interval = Annotated[list[int], Limit("two iterations, such as [50, 60]", lambda
 Mode = Literal["reduce-overhead", "max-autotune"]
 Compile = Annotated[bool | Mode, Limit("true, false, reduce-overhead or max-autotune")]
 _GPUS = re.compile(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]")
-GpuIds = Annotated[
-    int | list[int] | str | None,
-    Limit("-1, 0 or several as in 0,1, or null", lambda v: v is None or _GPUS.fullmatch(str(v))),
-]
+_SOME_GPUS = Limit("-1, 0 or several as in 0,1, or null", lambda v: v is None or _GPUS.fullmatch(str(v)))
+GpuIds = Annotated[int | list[int] | str | None, _SOME_GPUS]
 _FOLDER_NAME = re.compile(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*")
-FolderName = Annotated[str, Limit("text, a folder name such as mlp/run1", lambda v: _FOLDER_NAME.fullmatch(v))]
+FolderName = Annotated[str, Limit("text, a folder name such as mlp/run1", _FOLDER_NAME.fullmatch)]
 
 
 @dataclass(frozen=True)
@@ -134,10 +131,7 @@ class DistConfig:
 
 @dataclass(frozen=True)
 class ProgressConfig:
-    """When things happen.
-
-    An epoch is one pass over the training set, or iters_per_epoch iterations. 0: never.
-    """
+    """When things happen."""
 
     epoch: Positive = 100
     """Length of the run in epochs."""
@@ -146,7 +140,7 @@ class ProgressConfig:
     start_epoch: StartEpoch = -1
     """With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights alone."""
     epoch_loss: NonNegative = 1
-    """Log the mean losses every so many epochs."""
+    """Log the mean losses every so many epochs. 0, here and for the other intervals: never."""
     iter_loss: NonNegative = 10
     """Log the losses every so many iterations."""
     epoch_val: NonNegative = 1

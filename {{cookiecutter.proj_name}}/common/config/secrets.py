@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 HIDDEN = "***"
@@ -14,24 +14,22 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 def redact(value: Any, key: str = "") -> Any:
     """Return plain data in which secrets are hidden: text under keys such as ``api_key``, credentials in an address."""
     if isinstance(value, dict):
-        return {name: redact(item, f"{name}") for name, item in value.items()}
+        return {name: redact(item, str(name)) for name, item in value.items()}
     if isinstance(value, list):
         return [redact(item, key) for item in value]
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         return value
-    return HIDDEN if _SECRET_KEY.search(key) else _CREDENTIALS.sub(HIDDEN, value)
+    return HIDDEN if value and _SECRET_KEY.search(key) else hide(value)
 
 
-def find_secrets(value: Any, key: str = "") -> Iterator[str]:
-    """Yield each text that ``redact`` hides."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from find_secrets(item, f"{name}")
-    elif isinstance(value, list):
-        for item in value:
-            yield from find_secrets(item, key)
-    elif isinstance(value, str) and value:
-        yield from [value] if _SECRET_KEY.search(key) else _CREDENTIALS.findall(value)
+def find_secrets(value: Any, key: str = "") -> set[str]:
+    """Return each text that ``redact`` hides."""
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else [(key, item) for item in value]
+        return {secret for name, item in items for secret in find_secrets(item, str(name))}
+    if not isinstance(value, str) or not value:
+        return set()
+    return {value} if _SECRET_KEY.search(key) else {*_CREDENTIALS.findall(value)}
 
 
 def hide(text: str, secrets: Iterable[str] = ()) -> str:

@@ -1,31 +1,76 @@
-"""The batches of a loader, from any point on, on their way to the device."""
+"""Which samples form each batch, and the batches of a loader on their way to the device."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from common.run.device import move_to
-from common.run.nested import map_nested
+from common.run.device import map_nested, move_to
+from common.run.distributed import get_data_rank, get_data_size
+from common.run.seed import derive_seed
 
 
-def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
-    """Return the batches of one pass over a loader, from batch number ``start`` on.
+class Batch(list[int]):
+    """The indices of a batch, and the epoch in which it is read."""
 
-    A ``PositionedBatchSampler`` starts there. With any other loader the batches before are read and dropped, and its
-    sampler's ``set_epoch`` is called.
+    epoch = 0
+
+
+class PositionedBatchSampler(Sampler[list[int]]):
+    """The batches of indices of this rank, from any batch of any epoch on.
+
+    The order of all samples is drawn from (seed, epoch). In step ``i`` all W ranks together take the samples at
+    ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them, with B samples on each rank: which
+    samples form a step does not depend on the number of processes. Where the last step has no sample left for a rank,
+    it repeats those of the others, so that all ranks have as many batches; its size in ``sizes_at`` is then 0.
     """
-    if find_sizes_at(loader):
-        loader.batch_sampler.set_position(epoch, start)
-        return iter(loader)
-    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
-        loader.sampler.set_epoch(epoch)
-    return islice(iter(loader), start, None)
+
+    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = False):
+        self.batch_size = batch_size
+        self._shuffle, self._seed = shuffle, seed
+        self._epoch = self._start = 0
+        self._rank, self._world = get_data_rank(), get_data_size()
+        self._step = batch_size * self._world
+        self._length, self._used = length, length - length % self._step if drop_last else length
+        self._batches = math.ceil(self._used / self._step)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Make the next pass that of ``epoch``, from batch number ``start`` on; later passes start at 0."""
+        self._epoch, self._start = epoch, start
+
+    def sizes_at(self, batch: int) -> tuple[int, int]:
+        """Return the number of samples in a batch on this rank and on all; counting may continue over passes."""
+        total = min(self._step, self._used - batch % self._batches * self._step)
+        return (total - self._rank + self._world - 1) // self._world, total
+
+    def places_at(self, batch: int) -> range:
+        """Return a batch's places in the order of a pass; unshuffled, these are the numbers of its samples."""
+        first = batch * self._step
+        return range(first + self._rank, min(first + self._step, self._used), self._world)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        order = np.arange(self._length)
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
+            order = torch.randperm(self._length, generator=generator).numpy()
+        order = order[: self._used]
+        for first in range(start * self._step, self._used, self._step):
+            step = order[first : first + self._step]
+            mine = step[self._rank :: self._world]
+            batch = Batch((mine if mine.size else step).tolist())
+            batch.epoch = self._epoch
+            yield batch
 
 
 def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None:
@@ -33,9 +78,14 @@ def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
 
 
-def find_transform(loader: DataLoader | None) -> Callable[[dict], dict] | None:
-    """Return what is applied to a loader's batches on the device, ``dataset.<split>.batch_transforms``, or None."""
-    return getattr(loader, "transform_batch", None)
+def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
+    """Return the batches of one pass over a loader, from batch number ``start`` on."""
+    if find_sizes_at(loader):
+        loader.batch_sampler.set_position(epoch, start)
+        return iter(loader)
+    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return islice(iter(loader), start, None)  # a foreign loader reads the batches before, too
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
@@ -65,8 +115,7 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
         if upcoming is not None:
             yield upcoming
         backend.current_stream().wait_stream(stream)
-        map_nested(copied, keep_memory)
-        upcoming = copied
+        upcoming = map_nested(copied, keep_memory)
     if upcoming is not None:
         yield upcoming
 
@@ -78,3 +127,59 @@ def stop_workers(loader: DataLoader | None) -> None:
         with suppress(RuntimeError):  # one of them has died already
             iterator._shutdown_workers()
         loader._iterator = None
+
+
+class TrainingBatches:
+    """The batches of epoch after epoch on the device; the gradients of ``accumulate`` batches make an optimizer step.
+
+    By epochs, each epoch is one pass over the loader. By iterations, an epoch resumes where the last one stopped: the
+    position in the passes follows from the number of iterations made.
+    """
+
+    def __init__(
+        self, loader: DataLoader, by_epoch: bool, per_epoch: int | None, accumulate: int, device: torch.device
+    ):
+        self.per_epoch, self.by_epoch = per_epoch or len(loader), by_epoch
+        self.transform = getattr(loader, "transform_batch", None)
+        self._loader, self._accumulate, self._device = loader, accumulate, device
+        self._data_size = get_data_size()
+        # A loader that does not tell its batches' sizes counts them alike.
+        self._sizes_at = find_sizes_at(loader) or (lambda batch: (1, self._data_size))
+        self._endless: Iterator[dict] | None = None
+        self._first = 0  # the position in the passes of this epoch's first batch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch; an accumulation window never reaches into the next epoch."""
+        return math.ceil(self.per_epoch / self._accumulate)
+
+    def open(self, epoch: int, iteration: int, total: int) -> Iterator[dict]:
+        """Return the batches of an epoch from an iteration on, after ``total`` iterations of the run."""
+        if self.by_epoch:
+            return on_device(open_pass(self._loader, epoch, iteration), self._device)
+        self._first = total - iteration
+        if self._endless is None:
+            self._endless = on_device(self._passes(total), self._device)
+        return self._endless
+
+    def _passes(self, done: int) -> Iterator[dict]:
+        epoch, start = divmod(done, len(self._loader))
+        while True:
+            yield from open_pass(self._loader, epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def window(self, iteration: int) -> tuple[bool, float | None, int]:
+        """Return whether a batch closes its accumulation window, the weight of its loss, and its samples on this rank.
+
+        The weight is the batch's share of the window's samples on all ranks, times the number of ranks, since these
+        average their gradients; None for 1.
+        """
+        size, whole = self._sizes_at(self._first + iteration)
+        closes_window = True
+        if self._accumulate > 1:
+            start = iteration - iteration % self._accumulate
+            stop = min(start + self._accumulate, self.per_epoch)
+            closes_window = iteration + 1 == stop
+            whole = sum(self._sizes_at(self._first + i)[1] for i in range(start, stop))
+        weight = size * self._data_size / whole
+        return closes_window, None if weight == 1 else weight, size

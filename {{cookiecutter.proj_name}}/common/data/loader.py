@@ -1,100 +1,126 @@
-"""A loader whose order depends on seed, epoch and position alone, and that can start at any batch."""
+"""A loader whose order depends on seed, epoch and position alone, and how it reads a data set."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.multiprocessing.reductions import reduce_tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from common.data.reader import Batch, SampleReader
-from common.run.distributed import get_data_rank, get_data_size, let_threads_rest
-from common.run.nested import map_nested
-from common.run.seed import derive_seed
+from common.config.errors import RunError, UserError, nearest
+from common.data.batches import PositionedBatchSampler
+from common.data.dataset import generators_of, path_of
+from common.log.console import add_log
+from common.run.distributed import let_threads_rest
+from common.run.seed import derive_seed, random_state_kept
 from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
 
+_SEEDERS = {"python": random.seed, "numpy": np.random.seed, "torch": torch.default_generator.manual_seed}
 _SMALL = 1 << 18  # bytes: above them shared memory is as fast as a copy
 
 
-class PositionedBatchSampler(Sampler[list[int]]):
-    """The batches of indices of this rank.
+class SampleReader(Dataset):
+    """Reads the samples of a data set, called ``where`` in messages, in the trainer's process or in a worker.
 
-    The order of all samples is drawn from (seed, epoch). In step ``i`` all W ranks together take the samples at
-    ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them: which samples form a step does not
-    depend on the number of processes. Where the last step has no sample left for a rank, it repeats the samples of the
-    others, so that all ranks have as many batches; its size in ``sizes_at`` is 0, so that they do not count.
+    The generators that the data set declares (``random_generators``) are seeded for each sample from (seed, epoch,
+    index), or once per batch from its first index for whole batches (``__getitems__``). So augmentation depends neither
+    on the number of workers nor on where a run was interrupted, and the trainer's random numbers are not affected.
 
-    Args:
-        length: Number of samples in the data set.
-        batch_size: Samples per batch on one rank, B.
-        shuffle: Draw a new order every epoch; otherwise the order of the data set.
-        seed: Seed of the order.
-        drop_last: Leave out a last step that is not full.
+    With ``replace`` the next sample takes the place of a broken one, at most ``limit`` times in all workers together.
     """
 
-    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = False):
-        self.batch_size = batch_size
-        self._shuffle, self._seed = shuffle, seed
-        self._epoch = self._start = 0
-        self._rank, self._world = get_data_rank(), get_data_size()
-        self._step = batch_size * self._world
-        self._length, self._used = length, length - length % self._step if drop_last else length
-        self._batches = -(-self._used // self._step)
-
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """Make the next pass that of ``epoch``, from batch number ``start`` on; later passes start at 0."""
-        self._epoch, self._start = epoch, start
-
-    def sizes_at(self, batch: int) -> tuple[int, int]:
-        """Return the number of samples in a batch on this rank and on all; counting may go on over passes."""
-        total = min(self._step, self._used - batch % self._batches * self._step)
-        return (total - self._rank + self._world - 1) // self._world, total
-
-    def places_at(self, batch: int) -> range:
-        """Return a batch's places in the order of a pass; unshuffled, these are the numbers of its samples."""
-        first = batch * self._step
-        return range(first + self._rank, min(first + self._step, self._used), self._world)
+    def __init__(self, dataset: Dataset, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
+        self.dataset = dataset
+        self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
+        self._replaced = multiprocessing.Value("q", 0)
+        self._read_batch = getattr(dataset, "__getitems__", None)
+        self._generators = generators_of(dataset)
+        for name in self._generators:
+            if name not in _SEEDERS:
+                place = f"{type(dataset).__name__}.random_generators"
+                raise UserError(f"{place}: unknown '{name}', {nearest(name, _SEEDERS)}")
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole pass."""
-        return self._batches
+        return len(self.dataset)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of each batch."""
-        start, self._start = self._start, 0
-        order = self._draw_order()[: self._used]
-        for first in range(start * self._step, self._used, self._step):
-            step = order[first : first + self._step]
-            mine = step[self._rank :: self._world]
-            batch = Batch((mine if mine.size else step).tolist())
-            batch.epoch = self._epoch
-            yield batch
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample, with the random numbers of epoch 0."""
+        with random_state_kept():
+            return self._read_sample(index, derive_seed(self._seed, 0, 1))
 
-    def _draw_order(self) -> np.ndarray:
-        if not self._shuffle:
-            return np.arange(self._length)
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-        return torch.randperm(self._length, generator=generator).numpy()
+    def __getitems__(self, indices: list[int]) -> Any:
+        """Return the samples, or a whole batch if the data set returns such."""
+        if not self._generators:
+            return self._read(indices, 0)
+        with nullcontext() if get_worker_info() else random_state_kept():
+            return self._read(indices, derive_seed(self._seed, getattr(indices, "epoch", 0), 1))
+
+    def _read(self, indices: list[int], base: int) -> Any:
+        if self._read_batch is None:
+            return [self._read_sample(index, base) for index in indices]
+        try:
+            if self._generators:
+                self._seed_generators(base, indices[0])
+            return self._read_batch(indices)
+        except Exception:
+            before = self._replaced.value
+            samples = [self._read_sample(index, base) for index in indices]
+            if self._replaced.value == before:  # no sample is to blame
+                raise
+            return samples
+
+    def _read_sample(self, index: int, base: int) -> Any:
+        """Return a sample, or the next one that can be read."""
+        for _ in range(len(self)):
+            self._seed_generators(base, index)
+            try:
+                return self.dataset[index]
+            except MemoryError:
+                raise
+            except Exception as error:
+                self._count_broken(index, error)
+            index = (index + 1) % len(self)
+        raise RunError(f"{self._where}: no sample can be read")
+
+    def _count_broken(self, index: int, error: Exception) -> None:
+        """Count a broken sample, or raise if it must not be replaced."""
+        path = path_of(self.dataset, index)
+        sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
+        text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        if not self._replace:
+            raise RunError(f"{text}; --dataset.bad_sample replace would read the next one instead") from error
+        with self._replaced.get_lock():
+            self._replaced.value += 1
+            if self._replaced.value > self._limit:
+                raise RunError(f"{text}; these are more than dataset.bad_sample_limit, {self._limit}") from error
+        add_log(f"{text}; the next one is read instead", "ERROR")
+
+    def _seed_generators(self, base: int, index: int) -> None:
+        """Seed the generators for one sample; Knuth's multiplicative hash spreads neighboring indices."""
+        seed = base ^ (index * 2654435761 % 2**32)
+        for name in self._generators:
+            _SEEDERS[name](seed)
 
 
 class Loader(DataLoader):
     """A loader that raises for a dead worker, within 5 s, where it is asked for a batch.
 
-    torch's own handler raises wherever Python happens to be, even within a step or a save. Without workers the loader
-    reads the batches itself, since torch's iterator takes as long as a batch from memory does.
+    torch's own handler raises wherever Python happens to be, even within a step or a save.
     """
 
     transform_batch: Callable[[dict], dict] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """Return the batches of a pass."""
-        if not self.num_workers and not self.pin_memory:
+        if not self.num_workers and not self.pin_memory:  # torch's iterator takes as long as a batch from memory does
             return map(self.collate_fn, map(self.dataset.__getitems__, self.batch_sampler))
         if self.num_workers:
             let_threads_rest()
@@ -115,12 +141,9 @@ def make_loader(
     transform_batch: Callable[[dict], dict] | None = None,
     **reading: Any,
 ) -> Loader:
-    """Return the loader of a data set for this rank.
-
-    The arguments that are not described are those of ``torch.utils.data.DataLoader``.
+    """Return the loader of a map-style data set for this rank.
 
     Args:
-        dataset: Map-style; one with ``__getitems__`` that returns a dict yields whole batches.
         batch_size: Samples per batch on one rank.
         worker: Number of processes that load data.
         training: Shuffle anew every epoch; otherwise the samples come in order.
@@ -132,7 +155,7 @@ def make_loader(
         SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, training, seed, drop_last),
         num_workers=worker,
-        collate_fn=_collate_in_worker if worker else collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and worker > 0,
         worker_init_fn=_start_worker,
@@ -142,8 +165,14 @@ def make_loader(
     return loader
 
 
+def collate(samples: Any) -> Any:
+    """Return a batch from samples, or the batch itself where the data set already made one."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
+
+
 def _start_worker(_number: int) -> None:
     """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
+    ForkingPickler.register(torch.Tensor, _hand_over)
     ignore_signals()
     end_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
@@ -151,28 +180,9 @@ def _start_worker(_number: int) -> None:
         os._exit(1)  # the trainer has died already
 
 
-def collate(samples: Any) -> Any:
-    """Return a batch from samples, or the batch itself where the data set already made one."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
-
-
-def _collate_in_worker(samples: Any) -> Any:
-    return map_nested(collate(samples), _to_hand_over)
-
-
-def _to_hand_over(_path: tuple, value: Any) -> Any:
-    """Return what a worker sends: a small tensor is copied, which is faster than sharing its memory."""
+def _hand_over(tensor: torch.Tensor) -> tuple[Callable, tuple]:
+    """Pickle a tensor of a worker: a small one is copied, which is faster than sharing its memory."""
     with suppress(TypeError, RuntimeError):  # no such array exists, as for bfloat16 or a sparse tensor
-        if type(value) is torch.Tensor and value.nbytes <= _SMALL:
-            return _Copied(value.numpy())
-    return value
-
-
-class _Copied:
-    """An array that arrives in the other process as a tensor."""
-
-    def __init__(self, array: np.ndarray):
-        self._array = array
-
-    def __reduce__(self) -> tuple:
-        return torch.from_numpy, (self._array,)
+        if tensor.nbytes <= _SMALL:
+            return torch.from_numpy, (tensor.numpy(),)
+    return reduce_tensor(tensor)

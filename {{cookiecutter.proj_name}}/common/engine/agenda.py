@@ -52,6 +52,7 @@ class Agenda:
         self.due: list[Task] = []
         self.keep: list[str] = []  # names to save the state under
         self.drop: list[str] = []  # names of checkpoints to delete once that save is on the disk
+        self.counts_iterations = progress.iter_val > 0 or progress.iter_save_checkpoint > 0
         self._progress = progress
         self._tasks: dict[str, Task] = {}
 
@@ -92,7 +93,7 @@ class Agenda:
             del self.due[0]
 
     def take_names(self) -> tuple[list[str], list[str]]:
-        """Return the names to save under, each once, and those to delete, and forget them."""
+        """Return the names to save under and those to delete, and forget them."""
         keep, drop = self.keep, self.drop
         self.keep, self.drop = [], []
         return list(dict.fromkeys(["latest", *keep])) if keep else [], drop

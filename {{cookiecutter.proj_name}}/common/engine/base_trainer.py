@@ -12,20 +12,19 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
-from common.data.training import TrainingBatches
+from common.data.batches import TrainingBatches
 from common.engine.agenda import Agenda, Counters
 from common.engine.models import MAIN, Models
 from common.engine.stop import StopControl
 from common.engine.tester import BaseTester
 from common.log.best import BestTracker
-from common.log.meters import Meters
-from common.log.metric import MetricSet
+from common.log.metric import Meters, MetricSet
 from common.optim.step import OptimizerStep, Scheduler
 from common.run.launch import Session
 
 
 class TrainerBase(metaclass=ABCMeta):
-    """The parts of a training by name, and its steps and hooks, which do nothing until you fill them.
+    """The parts of a training by name, and its steps and hooks.
 
     Args:
         config: The whole config.
@@ -44,17 +43,11 @@ class TrainerBase(metaclass=ABCMeta):
         self.val_loader: DataLoader | None = None
         self.metric: MetricSet | None = None
         self.tester: BaseTester | None = None
-        self.counters = Counters()
-        self.agenda = Agenda(config.progress)
-        self.stop = StopControl(config)
-        self.meters = Meters()
-        checkpoint, trainer = config.checkpoint, config.trainer
+        self.counters, self.agenda = Counters(), Agenda(config.progress)
+        self.stop, self.meters = StopControl(config), Meters()
+        keep, trainer = config.checkpoint, config.trainer
         self.best = BestTracker(
-            checkpoint.best_metric,
-            checkpoint.best_larger,
-            trainer.early_stop,
-            trainer.early_stop_delta,
-            checkpoint.keep_best,
+            keep.best_metric, keep.best_larger, trainer.early_stop, trainer.early_stop_delta, keep.keep_best
         )
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
@@ -66,11 +59,11 @@ class TrainerBase(metaclass=ABCMeta):
         self.optimizers[name] = optimizer
 
     def register_scheduler(self, scheduler: Scheduler | None, name: str = MAIN) -> None:
-        """Register the learning rate schedule of the optimizer of the same name; None is none."""
+        """Register the learning rate schedule of the optimizer of the same name, if there is one."""
         if scheduler is not None:
             self.schedulers[name] = scheduler
 
-    def register_loader(self, train_loader: DataLoader, val_loader: DataLoader | None = None) -> None:
+    def register_loader(self, train_loader: DataLoader | None, val_loader: DataLoader | None = None) -> None:
         """Register the training and validation loaders; without the latter there is no validation."""
         self.train_loader, self.val_loader = train_loader, val_loader
 
@@ -84,7 +77,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        """The models for a step to call: wrapped ones in training, bare ones in an evaluation; see ``self.forms``."""
+        """The models for a step to call: wrapped ones in training, bare ones in an evaluation; see ``forms``."""
         return self.forms.active
 
     @property
@@ -104,12 +97,12 @@ class TrainerBase(metaclass=ABCMeta):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is running, or comes next, counted from 0."""
+        """The epoch that is running, or comes next."""
         return self.counters.epoch
 
     @property
     def iteration(self) -> int:
-        """The iteration of this epoch that comes next, counted from 0."""
+        """The iteration of this epoch that comes next."""
         return self.counters.iteration
 
     @property
@@ -119,7 +112,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     @property
     def optimizer_steps(self) -> int:
-        """The optimizer steps made so far, without those that were skipped for a value that is not finite."""
+        """The optimizer steps made so far, without those that were skipped."""
         return max(step.steps for step in self.steps.values())
 
     @property
@@ -130,41 +123,33 @@ class TrainerBase(metaclass=ABCMeta):
     @property
     def schedule_length(self) -> int:
         """Steps of the schedule over the whole run, for ``build_scheduler``: epochs, or optimizer steps."""
-        epochs = self.config.progress.epoch
-        return epochs if self.is_by_epoch else epochs * self.training_batches().steps_per_epoch
-
-    @property
-    def is_by_epoch(self) -> bool:
-        """Whether the schedule moves with every epoch, not with every optimizer step."""
-        return (self.fixed_mode or self.config.trainer.mode) == "epoch"
+        batches, epochs = self.training_batches(), self.config.progress.epoch
+        return epochs if batches.by_epoch else epochs * batches.steps_per_epoch
 
     def training_batches(self) -> TrainingBatches:
         """Return the batches of the training loader, as the mode divides them into epochs."""
         if self.train_loader is None:
             raise UserError(f"{type(self).__name__}: register a model, an optimizer and a loader before run()")
-        per_epoch, accumulate = self.config.progress.iters_per_epoch, self.config.trainer.accumulate
-        return TrainingBatches(self.train_loader, self.is_by_epoch, per_epoch, accumulate, self.device)
+        trainer, per_epoch = self.config.trainer, self.config.progress.iters_per_epoch
+        by_epoch = (self.fixed_mode or trainer.mode) == "epoch"
+        return TrainingBatches(self.train_loader, by_epoch, per_epoch, trainer.accumulate, self.device)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups: the model's own ``parameter_groups()``, or one of all.
 
         Override it to give parts of a model an ``lr`` of their own.
         """
-        if hasattr(model, "parameter_groups"):
-            return model.parameter_groups()
+        own_groups = getattr(model, "parameter_groups", None)
+        if callable(own_groups):
+            return own_groups()
         return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
     def optim_config(self, name: str = MAIN) -> OptimizerConfig:
-        """Return an optimizer's config section: ``optim``, or ``optim.named.<name>``.
-
-        Raises:
-            UserError: No section of that name.
-        """
-        if name == MAIN:
-            return self.config.optim
-        if name not in self.config.optim.named:
-            raise UserError(f"optim.named.{name}: no such section, {nearest(name, self.config.optim.named)}")
-        return self.config.optim.named[name]
+        """Return an optimizer's config section, ``optim`` or ``optim.named.<name>``; a UserError if there is none."""
+        named = self.config.optim.named
+        if name != MAIN and name not in named:
+            raise UserError(f"optim.named.{name}: no such section, {nearest(name, named)}")
+        return self.config.optim if name == MAIN else named[name]
 
     def before_train_epoch(self, epoch: int) -> None:
         """Before a training epoch."""
@@ -176,8 +161,7 @@ class TrainerBase(metaclass=ABCMeta):
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
         """Return a dict of the model's output and a dict of results, whose ``"loss"`` is differentiated.
 
-        The result's scalars are logged. ``iteration`` counts from 0 within the epoch. With several optimizers
-        ``"loss"`` is a dict with a loss for each of them, by its name.
+        The result's scalars are logged. ``iteration`` counts from 0 within the epoch.
         """
 
     def after_backward(self, epoch: int, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:

@@ -1,25 +1,33 @@
-"""The evaluation loop, which validation and testers share, and the state that models are in meanwhile."""
+"""The evaluation loop, which validation and testers share, and what a trainer evaluates between its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.data.batches import find_sizes_at, find_transform, on_device
+from common.data.batches import find_sizes_at, on_device
+from common.engine.agenda import Task
+from common.engine.report import format_scalars
 from common.log import activations
-from common.log.meters import Meters
-from common.log.metric import MetricSet
+from common.log.console import add_log
+from common.log.metric import Meters, MetricSet
 from common.optim.ema import EMA
+from common.run.device import in_precision
+from common.run.distributed import get_rank
+from common.run.seed import random_state_kept
+from common.run.strategy import sync_buffers
+
+if TYPE_CHECKING:
+    from common.engine.tester import BaseTester
+    from common.engine.trainer import Trainer
 
 # What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
 StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
-
-
 CheckStop = Callable[[DataLoader, int], None]
 
 
@@ -36,15 +44,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
 
-    Args:
-        loader: The loader of the set.
-        device: Where the batches go.
-        step: Called with the iteration, the batch and the number of its samples. It is 0 for a batch of other ranks'
-            samples, which keeps this rank in step with them: its results do not count.
-        metric: MetricSet over the whole set, if any.
-        check_stop: Called before each batch with the loader and the iteration; raises where the run is to stop.
+    ``step`` is called with the iteration, the batch and the number of its samples. That is 0 for a batch which only
+    keeps this rank in step with the others, whose samples they are: its results do not count. ``check_stop`` is called
+    before each batch, and raises where the run is to stop.
     """
-    meters, sizes_at, transform = Meters(), find_sizes_at(loader), find_transform(loader)
+    meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
     if metric:
         metric.reset()
     for iteration, data_dict in enumerate(on_device(loader, device)):
@@ -57,7 +61,8 @@ def evaluate(
                 meters.update(result_dict, weight)
             if metric:
                 metric.update(output_dict, data_dict)
-        activations.clear()
+        if activations.tensors:
+            activations.clear()
     return meters.summary() | (metric.compute() if metric else {})
 
 
@@ -75,3 +80,88 @@ def evaluating(models: Iterable[nn.Module], averages: Iterable[EMA] = ()) -> Ite
         finally:
             for module, training in modes:
                 module.training = training
+
+
+class Validation(Task):
+    """Runs a trainer's ``val_step`` over its validation set, and follows the best result."""
+
+    name = "validate"
+
+    def __init__(self, trainer: Trainer, loader: DataLoader):
+        self._trainer, self._loader = trainer, loader
+        self._val_step = in_precision(trainer.val_step, trainer.device, trainer.config.trainer.precision)
+
+    def run(self) -> None:
+        """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
+        trainer, epoch, total = self._trainer, self._trainer.counters.last_epoch, self._trainer.total_iterations
+        with _validation_models(trainer):
+            summary_dict = self._evaluate(epoch)
+        best, agenda = trainer.best, trainer.agenda
+        is_best = best.update(summary_dict)
+        trainer.curves.add_scalars("val", summary_dict, epoch, total)
+        add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
+        for step in trainer.steps.values():
+            step.step_plateau(summary_dict.get(best.metric or ""))
+        if is_best:
+            agenda.keep.append(f"best_{best.metric}")
+        name = f"best_{best.metric}_iter_{total:06d}"
+        dropped = best.rank(summary_dict, name)
+        agenda.keep += [name] if name not in dropped else []
+        agenda.drop += [other for other in dropped if other != name]
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        trainer, draws = self._trainer, self._trainer.config.progress.save_progress_val
+
+        def step(iteration: int, data_dict: dict, size: int) -> StepResult:
+            if not size:
+                return self._val_step(epoch, iteration, data_dict)[0], ()
+            trainer.before_val_step(epoch, iteration, data_dict)
+            output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
+            trainer.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
+            if iteration == 0 and draws:
+                trainer.draw("val", epoch, iteration, data_dict, output_dict)
+            return output_dict, [(result_dict, size)]
+
+        trainer.before_val_epoch(epoch)
+        summary_dict = evaluate(self._loader, trainer.device, step, trainer.metric, trainer.stop.check_within)
+        if trainer.metric and draws:
+            for name, figure in trainer.metric.draw().items():
+                trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
+        trainer.after_val_epoch(epoch, summary_dict)
+        return summary_dict
+
+
+class Evaluation(Task):
+    """Runs a tester with a trainer's present weights, and writes to ``eval/``."""
+
+    name = "evaluate"
+
+    def __init__(self, trainer: Trainer, tester: BaseTester):
+        self._trainer, self._tester = trainer, tester
+        tester.check_stop = trainer.stop.check_within
+
+    def run(self) -> None:
+        """Evaluate."""
+        trainer, epoch = self._trainer, self._trainer.epoch
+        with _validation_models(trainer):
+            summary_dict = self._tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")
+        trainer.curves.add_scalars("eval", summary_dict, epoch, trainer.total_iterations)
+
+
+@contextmanager
+def _validation_models(trainer: Trainer) -> Iterator[None]:
+    """Make the validation models the active ones, in evaluation mode and with their averaged weights.
+
+    The random numbers drawn inside depend on the seed and the iteration alone, and do not affect the training's.
+    """
+    models, averages = trainer.forms, [step.ema for step in trainer.steps.values() if step.ema]
+    models.active = models.validation
+    try:
+        with (
+            random_state_kept(trainer.config.trainer.seed, trainer.total_iterations, get_rank()),
+            evaluating(models.bare.values(), averages),
+        ):
+            sync_buffers(models.bare.values())  # after the averages, of which each rank has its own, are in place
+            yield
+    finally:
+        models.active = models.wrapped

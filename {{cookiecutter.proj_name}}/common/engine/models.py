@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,15 +42,16 @@ class Models:
 
     def wrap(self) -> None:
         """Wrap and compile all models; from here on training's are the active ones."""
-        mode = self._config.trainer.compile
-        keys = {"mode": mode if isinstance(mode, str) else None}
-        compiled = functools.partial(torch.compile, **keys) if mode else lambda model: model
         for name, bare in self.bare.items():
             wrapper = self._wrappers[name] = self._strategy.wrap(bare)
-            self.validation[name] = compiled(bare)
-            self.wrapped[name] = self.validation[name] if wrapper is bare else compiled(wrapper)
+            self.validation[name] = self._compile(bare)
+            self.wrapped[name] = self.validation[name] if wrapper is bare else self._compile(wrapper)
         self.active = self.wrapped
 
     def sync_gradients(self, sync: bool) -> None:
         """Set whether the next backward pass averages the gradients over the ranks."""
         set_gradient_sync(self._wrappers.values(), sync)
+
+    def _compile(self, model: nn.Module) -> Any:
+        mode = self._config.trainer.compile
+        return torch.compile(model, mode=mode if isinstance(mode, str) else None) if mode else model

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from common.log.console import add_log
 from common.run.distributed import get_data_size, get_world_size
-from common.state.environment import describe_device
+from common.state.experiment import describe_device
 
 if TYPE_CHECKING:
     from common.engine.trainer import Trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,27 +19,17 @@ _AGREE_EVERY = 1.0  # seconds: each time costs a message
 _MAX_SKIPPED = 100  # steps in a row
 
 
-class Agreement(NamedTuple):
-    """What all ranks do next."""
-
-    save_failed: bool
-    save_is_overdue: bool
-
-
 class StopControl:
     """Stops all ranks at the same iteration, and only where the state is sound.
 
-    A signal handler and a skipped step only leave a note here. About once a second the ranks tell each other their
-    notes; then all of them raise the same exception, or save.
-
-    Args:
-        config: The whole config.
+    Signals and skipped steps only leave a note. About once a second the ranks tell each other their notes; then all of
+    them raise the same exception, or save.
     """
 
     def __init__(self, config: Config):
         self.request = StopRequest()
         self.failure: RunError | None = None
-        self.skipped_at: tuple[int, int] | None = None  # epoch and iteration of the last step that was skipped
+        self.skipped_at: tuple[int, int] | None = None  # epoch and iteration of the last skipped step
         self.is_sound = True  # whether the state may be saved as it is: false within a step
         self._trainer, self._save_time = config.trainer, config.progress.save_time
         self._is_alone = get_world_size() == 1
@@ -47,24 +37,24 @@ class StopControl:
         self.start(0)
 
     def start(self, total: int) -> None:
-        """Begin to count iterations and seconds."""
-        self._last = self._next = total
+        """Begin to count iterations and seconds; the ranks agree next after ``agree_at`` iterations."""
+        self._last = self.agree_at = total
         self._last_at = self._saved_at = time.monotonic()
 
-    def is_due(self, total: int) -> bool:
-        """Return whether it is time to agree, after ``total`` iterations."""
-        return total >= self._next or self.failure is not None or (self._is_alone and self.request.number is not None)
+    def handle_signal(self, number: int) -> None:
+        """Note a signal; a single process obeys it after this iteration."""
+        self.request.note(number)
+        if self._is_alone:
+            self.agree_at = 0
 
     def note_save(self) -> None:
         """Note that the state is saved."""
         self._saved_at = time.monotonic()
 
-    def agree(self, total: int, save_has_failed: bool) -> Agreement:
-        """Stop, or return what all ranks do next. Collective.
+    def agree(self, total: int, save_has_failed: bool) -> tuple[bool, bool]:
+        """Return whether a save has failed on any rank, and whether the next one is due. Collective.
 
-        Raises:
-            RunError: A step failed in a way that ends the run.
-            Interrupted: A signal came to one of the ranks.
+        Raises the failure of a step, or Interrupted for a signal, on all ranks.
         """
         now = time.monotonic()
         speed = (total - self._last) / max(now - self._last_at, 1e-9)
@@ -73,18 +63,14 @@ class StopControl:
         notes = gather((self.request.number, is_overdue, save_has_failed, interval))
         numbers, overdue, failed, intervals = zip(*notes, strict=True)
         self._interval, self._last, self._last_at = intervals[0], total, now
-        self._next = total + self._interval
+        self.agree_at = total + self._interval
         if self.failure:
             raise self.failure
         _raise_first(numbers)
-        return Agreement(any(failed), any(overdue))
+        return any(failed), any(overdue)
 
     def check_within(self, loader: DataLoader, iteration: int) -> None:
-        """Stop within an evaluation; several ranks do so only where all have the same number of batches.
-
-        Raises:
-            Interrupted: A signal came.
-        """
+        """Raise Interrupted within an evaluation; several ranks do so where all have the same number of batches."""
         if self._is_alone:
             _raise_first([self.request.number])
         elif find_sizes_at(loader) is not None and iteration % self._interval == 0:
@@ -92,18 +78,12 @@ class StopControl:
 
     def may_save(self, error: BaseException) -> bool:
         """Return whether the state is sound and all ranks leave together by this error."""
-        all_leave = self._is_alone or error is self.failure or isinstance(error, Interrupted)
-        return self.is_sound and all_leave
+        return self.is_sound and (self._is_alone or error is self.failure or isinstance(error, Interrupted))
 
     def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor], in_a_row: int) -> None:
-        """Log a step that was skipped because a value is not finite; end the run if the config says so. Collective.
+        """Log a step that was skipped for a value that is not finite; end the run if configured. Collective.
 
         In fp16 an overflow is part of the method, as long as the loss itself is finite.
-
-        Args:
-            place: Epoch and iteration.
-            losses: The losses behind the step.
-            in_a_row: How many steps have been skipped in a row.
         """
         self.skipped_at = epoch, iteration = place
         bad_loss = any_rank(not all(bool(loss.isfinite().all()) for loss in losses))
@@ -113,14 +93,18 @@ class StopControl:
         text = f"epoch {epoch} iteration {iteration + 1}: {what} of this batch is not finite, so the step is skipped"
         hint = "--debug.debug_mode true finds the operation"
         if in_a_row >= _MAX_SKIPPED:
-            self.failure = RunError(f"{text}, for the {in_a_row}th time in a row; {hint}")
+            self._fail(f"{text}, for the {in_a_row}th time in a row; {hint}")
         elif self._trainer.non_finite == "stop":
-            self.failure = RunError(f"{text}; {hint}, --trainer.non_finite skip leaves such batches out")
+            self._fail(f"{text}; {hint}, --trainer.non_finite skip leaves such batches out")
         else:
             add_log(f"{text}; {hint}", "WARNING")
 
+    def _fail(self, text: str) -> None:
+        """End the run after this iteration, on all ranks."""
+        self.failure, self.agree_at = RunError(text), 0
 
-def _raise_first(numbers: list[int | None] | tuple[int | None, ...]) -> None:
+
+def _raise_first(numbers: Iterable[int | None]) -> None:
     """Raise Interrupted for the first signal there is."""
     number = next(filter(None, numbers), None)
     if number is not None:

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,6 @@ class BaseTester(metaclass=ABCMeta):
     """Runs a model over a test set, case by case.
 
     Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``.
-
-    Args:
-        config: The whole config.
-        session: Device and folder, from ``launch``.
     """
 
     model: nn.Module
@@ -58,18 +54,16 @@ class BaseTester(metaclass=ABCMeta):
         self.metric = metric
 
     def load_weights(self, path: Path) -> None:
-        """Load the model's weights from a checkpoint: the averaged ones, if it has them.
-
-        Raises:
-            UserError: No checkpoint, or its weights do not fit the model.
-        """
-        weights, model = read_weights(path), self.model
-        expected, found = shapes_of(model.state_dict()), shapes_of(weights)
+        """Load a checkpoint's weights, the averaged ones if it has them; a UserError if they do not fit the model."""
+        weights = read_weights(path)
+        expected, found = (
+            {key: tuple(value.shape) for key, value in state.items()} for state in (self.model.state_dict(), weights)
+        )
         for key in {**expected, **found}:
             if expected.get(key) != found.get(key):
                 shapes = f"expected {expected.get(key, 'no such key')}, found {found.get(key, 'no such key')}"
-                raise UserError(f"{path}: does not fit {type(model).__name__}: '{key}': {shapes}")
-        model.load_state_dict(weights)
+                raise UserError(f"{path}: does not fit {type(self.model).__name__}: '{key}': {shapes}")
+        self.model.load_state_dict(weights)
 
     def before_test_epoch(self) -> None:
         """Before the test."""
@@ -92,31 +86,24 @@ class BaseTester(metaclass=ABCMeta):
         """After the test; ``summary_dict`` has the mean of each result and each metric, over the whole set."""
 
     def run(self, folder: Path | None = None) -> dict[str, float]:
-        """Test the model and write ``summary.json``, ``summary.csv``, ``samples.csv`` and the metrics' pictures.
+        """Test the model, write what is found to a folder, and return the mean of each result and each metric.
 
-        The summaries have each mean and metric, the samples a line a case.
-
-        Args:
-            folder: Where to write; the session's folder by default. Hooks find it as ``self.folder``.
-
-        Returns:
-            The mean of each result over all cases of all ranks, and the metrics.
+        The folder, by default the session's, is ``self.folder`` for the hooks. It gets ``summary.json`` and
+        ``summary.csv`` with each mean and metric, ``samples.csv`` with a line a case, and the metrics' figures.
         """
         self.folder, self.rows = folder or self.session.folder, []
         self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
         counted = itertools.count()
-        sample_numbers = getattr(
-            getattr(self.test_loader, "batch_sampler", None), "places_at", lambda iteration: counted
-        )
+        numbers_at = getattr(getattr(self.test_loader, "batch_sampler", None), "places_at", lambda iteration: counted)
 
         def step(iteration: int, data_dict: dict, size: int) -> StepResult:
             if not size:
                 return test_step(iteration, data_dict), ()
             self.before_test_step(iteration, data_dict)
             output_dict = test_step(iteration, data_dict)
-            cases = self._cases(iteration, data_dict, output_dict)
-            return output_dict, self._evaluate_cases(iteration, cases, iter(sample_numbers(iteration)))
+            cases = zip(self._cases(iteration, data_dict, output_dict), numbers_at(iteration), strict=False)
+            return output_dict, self._evaluate_cases(iteration, cases)
 
         with evaluating([self.model]):
             self.before_test_epoch()
@@ -125,11 +112,9 @@ class BaseTester(metaclass=ABCMeta):
         self._write(summary_dict)
         return summary_dict
 
-    def _evaluate_cases(
-        self, iteration: int, cases: Iterator[tuple[dict, dict]], numbers: Iterator[int]
-    ) -> Iterator[tuple[dict, int]]:
+    def _evaluate_cases(self, iteration: int, cases: Iterable) -> Iterator[tuple[dict, int]]:
         """Evaluate the cases of a batch one by one and yield their results, each of weight 1."""
-        for (data_dict, output_dict), number in zip(cases, numbers, strict=False):
+        for (data_dict, output_dict), number in cases:
             result_dict = self.eval_step(iteration, data_dict, output_dict)
             self.rows.append({"sample": number, **result_dict})
             self.after_test_step(iteration, data_dict, output_dict, result_dict)
@@ -141,7 +126,9 @@ class BaseTester(metaclass=ABCMeta):
 
     def _write(self, summary_dict: dict[str, float]) -> None:
         find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
-        plain = [{key: as_number(value) for key, value in row.items()} for row in self.rows]
+        plain = [
+            {key: value.item() if torch.is_tensor(value) else value for key, value in row.items()} for row in self.rows
+        ]
         rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
         if get_rank() != 0:
             return
@@ -196,11 +183,6 @@ def _case(value: Any, index: int, size: int) -> Any:
     return value[index] if sized and len(value) == size else value
 
 
-def as_number(value: Any) -> Any:
-    """Return a tensor with one value as a plain number; anything else as it is."""
-    return value.item() if isinstance(value, torch.Tensor) else value
-
-
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a table with a line for each row; its header has every name that a row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -208,8 +190,3 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def shapes_of(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each weight."""
-    return {key: tuple(value.shape) for key, value in weights.items()}

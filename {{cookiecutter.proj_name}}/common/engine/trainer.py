@@ -12,18 +12,16 @@ import torch
 
 from common.config.errors import UserError, nearest
 from common.config.rooms import open_room
-from common.data.batches import stop_workers
-from common.data.training import TrainingBatches
+from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
+from common.engine.evaluate import Evaluation, Validation
 from common.engine.models import MAIN, part_name
 from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
 from common.engine.report import closing_summary, format_scalars, start_banner
-from common.engine.tasks import Evaluation, Validation
 from common.log import activations
-from common.log.console import add_log
+from common.log.console import Progress, add_log
 from common.log.curves import Curves
-from common.log.progress import Progress
 from common.run.device import in_precision
 from common.run.distributed import barrier
 from common.run.failures import explain
@@ -70,7 +68,7 @@ class Trainer(TrainerBase):
         self.prepare()
         start_banner(self)
         with ExitStack() as stack:
-            stack.enter_context(handling(self.stop.request.note))
+            stack.enter_context(handling(self.stop.handle_signal))
             for part in (self.curves, self.progress, self.checkpointer):
                 stack.enter_context(closing(part))
             for loader in (self.train_loader, self.val_loader):
@@ -139,9 +137,9 @@ class Trainer(TrainerBase):
             run_iteration(epoch, iteration, data_dict)
             stop.is_sound = True
             if iteration + 1 < count:
-                if agenda.after_iteration(counters.total_iterations):
+                if agenda.counts_iterations and agenda.after_iteration(counters.total_iterations):
                     self._work_off()
-                if stop.is_due(counters.total_iterations):
+                if counters.total_iterations >= stop.agree_at:
                     self._agree()
         self._end_epoch(epoch)
 
@@ -182,9 +180,10 @@ class Trainer(TrainerBase):
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
         self._count(epoch, iteration, size, data_dict, output_dict, result_dict)
-        if closes_window and not self.is_by_epoch:
+        if closes_window and not self.batches.by_epoch:
             self._step_schedulers()
-        activations.clear()
+        if activations.tensors:
+            activations.clear()
 
     def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
         """Differentiate the loss, or with several optimizers each one's own."""
@@ -229,7 +228,7 @@ class Trainer(TrainerBase):
 
     def _end_epoch(self, epoch: int) -> None:
         self.stop.is_sound = False
-        if self.is_by_epoch:
+        if self.batches.by_epoch:
             self._step_schedulers()
         for step in self.steps.values():
             step.settle()
@@ -268,10 +267,10 @@ class Trainer(TrainerBase):
 
     def _agree(self) -> None:
         """Let the ranks agree on whether to stop or to save."""
-        agreed = self.stop.agree(self.total_iterations, self.checkpointer.has_failed)
-        if agreed.save_failed:
+        has_failed, is_overdue = self.stop.agree(self.total_iterations, self.checkpointer.has_failed)
+        if has_failed:
             self.checkpointer.wait()
-        if agreed.save_is_overdue:
+        if is_overdue:
             self._save("latest")
 
     def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor]) -> None:

@@ -1,15 +1,10 @@
-"""Named activations: any layer can register an intermediate tensor, and the trainer's hooks can read it.
+"""Named activations: a layer registers a tensor, the trainer's hooks read it, the end of the iteration clears it.
 
-In a layer::
+In a layer, and then in the trainer's ``after_backward``::
 
     with activations.scope("encoder"):
         activations.register("features", x, retain_grad=True)
-
-and in the trainer's ``after_backward``::
-
     activations.get("encoder/features").grad
-
-The engine clears them at the end of each iteration.
 """
 
 from collections.abc import Iterator
@@ -19,7 +14,7 @@ import torch
 
 from common.config.errors import nearest
 
-_tensors: dict[str, torch.Tensor] = {}
+tensors: dict[str, torch.Tensor] = {}
 _scopes: list[str] = []
 
 
@@ -37,22 +32,22 @@ def register(name: str, tensor: torch.Tensor, retain_grad: bool = False) -> torc
     """Register a tensor under its scoped name and return it; ``retain_grad`` keeps its gradient."""
     if retain_grad and tensor.requires_grad:
         tensor.retain_grad()
-    _tensors["/".join([*_scopes, name])] = tensor
+    tensors["/".join([*_scopes, name])] = tensor
     return tensor
 
 
 def get(name: str) -> torch.Tensor:
     """Return the tensor of this full name; raise a KeyError if this iteration has registered none."""
-    if name not in _tensors:
-        raise KeyError(f"no activation '{name}' in this iteration, {nearest(name, _tensors)}")
-    return _tensors[name]
+    if name not in tensors:
+        raise KeyError(f"no activation '{name}' in this iteration, {nearest(name, tensors)}")
+    return tensors[name]
 
 
 def names() -> list[str]:
     """Return the full names of this iteration's activations."""
-    return list(_tensors)
+    return list(tensors)
 
 
 def clear() -> None:
     """Forget all activations."""
-    _tensors.clear()
+    tensors.clear()

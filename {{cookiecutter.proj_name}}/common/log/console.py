@@ -1,7 +1,9 @@
-"""One log for the run: the console and ``train.log``, written by rank 0."""
+"""What rank 0 shows of a run: one log on the console and in ``train.log``, and a progress bar."""
 
 import sys
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from loguru import logger
@@ -11,41 +13,69 @@ from common.config.secrets import hide
 from common.run.distributed import get_rank
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_FORMAT = "{time:HH:mm:ss} | {level: <7} | {message}"
-_FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
+_LINE = "{level: <7} | {message}"
 
 
 def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
-    """Send the log to the console and append it to a file, if one is given.
+    """Send the log to the console and append it to a file, if one is given; ``secrets`` are hidden in every line.
 
     Lines pass through tqdm, so that they do not tear the progress bar. Ranks other than 0 show errors only, with their
-    rank in front. ``secrets`` are hidden in every line.
+    rank in front.
     """
     secrets = set(secrets)
     logger.remove()
     logger.configure(patcher=lambda record: record.update(message=hide(record["message"], secrets)))
     if get_rank() != 0:
-        logger.add(sys.stderr, level="ERROR", format=f"rank {get_rank()} | {_FORMAT}")
+        logger.add(sys.stderr, level="ERROR", format=f"rank {get_rank()} | {{time:HH:mm:ss}} | {_LINE}")
         return
     logger.add(
         lambda line: tqdm.write(line, file=sys.stderr, end=""),
         level="INFO",
-        format=_FORMAT,
+        format="{time:HH:mm:ss} | " + _LINE,
         colorize=sys.stderr.isatty(),
         filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
     )
     if file is not None:
-        logger.add(file, level="DEBUG", format=_FILE_FORMAT)
+        logger.add(file, level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
-    """Write a line to the log.
-
-    Args:
-        message: The text.
-        level: DEBUG (file only), INFO, WARNING or ERROR, in upper or lower case.
-        in_bar: The progress bar shows the same, so a terminal does not need the line.
-    """
+    """Write a line: DEBUG (file only), INFO, WARNING or ERROR; on a terminal the bar replaces what is ``in_bar``."""
     if level.upper() not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, found {level!r}")
     logger.bind(in_bar=in_bar).opt(depth=1).log(level.upper(), "{}", message)
+
+
+class Progress:
+    """A bar over all iterations of a run, of which ``done`` are made, and a clock; rank 0 shows it on a terminal."""
+
+    def __init__(self, total: int, done: int = 0):
+        hidden = get_rank() != 0 or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, disable=hidden, dynamic_ncols=True, unit="it", leave=False)
+        self._total, self._speed, self._share = total, 0.0, 0.0
+        self.update = None if hidden else self._bar.update
+        self.restart_clock(done)
+
+    def measure(self, done: int) -> dict[str, float]:
+        """Return ``iterations_per_second`` since the last measurement, and ``data_wait``, the share of time waited."""
+        elapsed = max(time.perf_counter() - self._marked_at, 1e-9)
+        self._speed, self._share = (done - self._marked) / elapsed, self.waited / elapsed
+        self.restart_clock(done)
+        return {"iterations_per_second": self._speed, "data_wait": self._share}
+
+    def restart_clock(self, done: int) -> None:
+        """Start the next measurement here: the time before, as of a validation, does not count."""
+        self._marked_at, self._marked, self.waited = time.perf_counter(), done, 0.0
+
+    def describe(self) -> str:
+        """Return the last measurement and the remaining time: ``412 it/s, data 4%, eta 0:01:05``."""
+        left = timedelta(seconds=round((self._total - self._marked) / max(self._speed, 1e-9)))
+        return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"
+
+    def show(self, text: str) -> None:
+        """Show a text at the end of the bar."""
+        self._bar.set_postfix_str(text, refresh=False)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()

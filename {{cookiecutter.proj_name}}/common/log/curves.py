@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +21,14 @@ from torch.utils.tensorboard.summary import image as image_summary
 from common.log.console import add_log
 from common.run.distributed import master_only
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _JSON = "metrics.jsonl"
 
 
 class Curves:
-    """Records the scalars and pictures of an experiment, on rank 0; on the other ranks nothing happens.
+    """Records the scalars and pictures of an experiment in its folder; only rank 0 does.
 
-    As a part of a checkpoint it knows the length of each of its files, and cuts them back on a resume, so that no step
-    appears twice. A run that starts anew in the same folder empties them.
-
-    Args:
-        folder: The experiment's folder; created if needed.
+    A checkpoint holds the length of each file, and a resume cuts the files back to it, so that no step appears twice. A
+    run that starts anew in the same folder removes them.
     """
 
     def __init__(self, folder: Path):
@@ -43,10 +38,7 @@ class Curves:
 
     @master_only
     def add_scalars(self, split: str, values: Mapping[str, float], epoch: int, step: int) -> None:
-        """Record values as ``<split>/<name>`` in one TensorBoard event, and as one line of JSON.
-
-        JSON has no numbers that are not finite: there they are null.
-        """
+        """Record values as ``<split>/<name>`` in one event and one line of JSON, where NaN and infinity are null."""
         scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in values.items()]
         self._write(Summary(value=scalars), step)
         line = {"split": split, "epoch": epoch, "step": step, "time": round(time.time(), 3)}
@@ -55,11 +47,9 @@ class Curves:
 
     @master_only
     def add_image(self, split: str, name: str, image: torch.Tensor, step: int, file: Path | None = None) -> None:
-        """Record a picture as ``<split>/<name>``.
+        """Record a picture (3, H, W) or (1, H, W), uint8 or floating in [0, 1], as ``<split>/<name>``.
 
-        Args:
-            image: (3, H, W) or (1, H, W), floating values in [0, 1] or uint8.
-            file: Where to write it as a PNG file too, relative to the experiment's ``progress/<split>/``.
+        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too.
         """
         pixels = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().byte()
         summary = image_summary(f"{split}/{name}", pixels, dataformats="CHW")
@@ -70,8 +60,8 @@ class Curves:
             path.write_bytes(summary.value[0].image.encoded_image_string)
 
     @master_only
-    def add_figure(self, split: str, name: str, figure: Figure, step: int) -> None:
-        """Record a figure of matplotlib as ``<split>/<name>``."""
+    def add_figure(self, split: str, name: str, figure: Any, step: int) -> None:
+        """Record a matplotlib figure as ``<split>/<name>``."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         canvas = FigureCanvasAgg(figure)
@@ -100,37 +90,37 @@ class Curves:
 
     def _open(self) -> None:
         """Cut the old files back, and start a new event file, which tells a running TensorBoard of the cut."""
-        events = self._folder / "event"
-        events.mkdir(parents=True, exist_ok=True)
-        for path in (self._folder / _JSON, *events.glob("*tfevents*")):
-            _cut(path, self._sizes.get(path.relative_to(self._folder).as_posix(), 0))
+        (self._folder / "event").mkdir(parents=True, exist_ok=True)
+        for path in (self._folder / _JSON, *self._folder.glob("event/*tfevents*")):
+            size = self._sizes.get(path.relative_to(self._folder).as_posix(), 0)
+            if size == 0:
+                path.unlink(missing_ok=True)
+            elif path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
         second, fraction = divmod(time.time_ns(), 10**9)
         name = f"event/events.out.tfevents.{second}.{fraction:09}.{socket.gethostname()}"
         self._files = {key: _GrowingFile(self._folder / key) for key in (_JSON, name)}
         self._events = RecordWriter(self._files[name])
-        version = Event(file_version="brain.Event:2", wall_time=time.time())
-        restart = Event(session_log=SessionLog(status=SessionLog.START), step=self._step + 1)
-        for event in (version, restart):
-            self._events.write(event.SerializeToString())
+        restart = SessionLog(status=SessionLog.START)
+        self._events.write(Event(file_version="brain.Event:2", wall_time=time.time()).SerializeToString())
+        self._events.write(Event(session_log=restart, step=self._step + 1).SerializeToString())
 
 
 class _GrowingFile:
     """A file that is appended to. What does not fit on a full disk waits in memory until there is room."""
 
     def __init__(self, path: Path):
-        self._path, self._file = path, path.open("ab", buffering=0)
-        self._waiting, self._is_full = b"", False
+        self._path, self._file, self._waiting = path, path.open("ab", buffering=0), b""
 
     def write(self, data: bytes) -> None:
+        was_full = bool(self._waiting)
         self._waiting += data
         try:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
-            self._is_full = False
         except OSError as error:
-            if not self._is_full:
+            if not was_full:
                 add_log(f"{self._path}: {error.strerror}; what is recorded waits until there is room", "ERROR")
-            self._is_full = True
 
     @property
     def size(self) -> int:
@@ -139,12 +129,3 @@ class _GrowingFile:
     def close(self) -> None:
         self.write(b"")
         self._file.close()
-
-
-def _cut(path: Path, size: int) -> None:
-    """Cut a file back to a size; an event file of which nothing is left is removed."""
-    if size == 0 and path.suffix != ".jsonl":
-        path.unlink()
-    elif path.exists() and path.stat().st_size > size:
-        with path.open("rb+") as file:
-            file.truncate(size)

@@ -1,17 +1,103 @@
-"""Metrics over a whole set, on all ranks together, and all metrics of a config at once."""
+"""What is averaged over samples and ranks: the scalars of steps, and metrics over a whole set."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from common.run.distributed import gather_data
+from common.run.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Scalar = float | torch.Tensor
+Sums = dict[str, tuple[float, float]]  # name → weighted sum, weight
+
+
+class Meters:
+    """Sample-weighted means of named scalars over two windows: since the last ``flush``, and since the last ``reset``.
+
+    ``update`` only keeps references, so a step does not synchronize with the device. ``flush``, ``summary`` and
+    ``state_dict`` are collective: they gather the sums of all ranks.
+    """
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
+        self._pending: dict[str, list[tuple[Scalar, int]]] = {}
+        self._window: Sums = {}
+        self._total: Sums = {}
+
+    def update(self, values: Mapping[str, Scalar], size: int = 1) -> None:
+        """Add the numbers and one-element tensors, on any device, each a mean over ``size`` samples; skip all else."""
+        pending = self._pending
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                value = value.detach()
+            elif not isinstance(value, (int, float)):
+                continue
+            if name in pending:
+                pending[name].append((value, size))
+            else:
+                pending[name] = [(value, size)]
+
+    def flush(self) -> dict[str, float]:
+        """Return the means since the last flush, and start a new window."""
+        self._fold()
+        means = _means(self._window)
+        self._window = {}
+        return means
+
+    def summary(self) -> dict[str, float]:
+        """Return the means since the last reset."""
+        self._fold()
+        return _means(self._total)
+
+    def state_dict(self) -> dict:
+        """Return the sums of each rank as plain numbers."""
+        self._fold()
+        return dict(enumerate(gather_data({"window": dict(self._window), "total": dict(self._total)})))
+
+    def load_state_dict(self, state: dict) -> None:
+        """Resume from saved sums; if the number of ranks has changed, rank 0 takes all of them."""
+        self.reset()
+        mine = [get_data_rank()] if len(state) == get_data_size() else list(state) if get_rank() == 0 else []
+        for rank in mine:
+            _add(self._window, state[rank]["window"])
+            _add(self._total, state[rank]["total"])
+
+    def _fold(self) -> None:
+        """Move the pending values to the host, one transfer per name, and add them to both windows."""
+        for name, entries in self._pending.items():
+            values, sizes = zip(*entries, strict=True)
+            if all(value.is_cpu for value in values if isinstance(value, torch.Tensor)):
+                values = [value.item() if isinstance(value, torch.Tensor) else value for value in values]
+            else:
+                values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
+            for sums in (self._window, self._total):
+                total, weight = sums.get(name, (0.0, 0.0))
+                # One after the other, so that the last digit does not depend on how often this was called.
+                for value, size in zip(values, sizes, strict=True):
+                    total += value * size
+                    weight += size
+                sums[name] = (total, weight)
+        self._pending = {}
+
+
+def _add(sums: Sums, others: Sums) -> None:
+    for name, (total, weight) in others.items():
+        old_total, old_weight = sums.get(name, (0.0, 0.0))
+        sums[name] = old_total + total, old_weight + weight
+
+
+def _means(sums: Sums) -> dict[str, float]:
+    """Return the means over all ranks, without those that have no weight."""
+    totals: Sums = {}
+    for one in gather_data(sums):
+        _add(totals, one)
+    return {name: total / weight for name, (total, weight) in totals.items() if weight}
 
 
 class BaseMetric(ABC):
@@ -29,8 +115,8 @@ class BaseMetric(ABC):
     def compute(self) -> float:
         """Return the value over all batches since the last reset. Collective."""
 
-    def draw(self) -> Figure | None:
-        """Return a figure of what ``compute`` found last, or None if the number says it all."""
+    def draw(self) -> Any:
+        """Return a matplotlib figure of what ``compute`` found last, or None if the number says it all."""
         return None
 
 
@@ -63,7 +149,7 @@ class MeanMetric(BaseMetric):
 
 
 class MetricSet:
-    """Named metrics that are reset, updated and computed together."""
+    """Named metrics, whose methods it calls together."""
 
     def __init__(self, metrics: Mapping[str, BaseMetric]):
         self._metrics = metrics
@@ -82,17 +168,16 @@ class MetricSet:
         """Return each metric's value by name. Collective."""
         return {name: metric.compute() for name, metric in self._metrics.items()}
 
-    def draw(self) -> dict[str, Figure]:
-        """Return the figures of the metrics that have one, by name."""
+    def draw(self) -> dict[str, Any]:
+        """Return the matplotlib figures of the metrics that have one, by name."""
         figures = {name: metric.draw() for name, metric in self._metrics.items()}
         return {name: figure for name, figure in figures.items() if figure is not None}
 
     def of_sample(self, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return each ``MeanMetric``'s value, a scalar, for one sample: entries have no batch dimension."""
-        output, data = _as_batch(output_dict), _as_batch(data_dict)
+        output, data = (
+            {name: value[None] if isinstance(value, torch.Tensor) else value for name, value in sample.items()}
+            for sample in (output_dict, data_dict)
+        )
         means = {name: metric for name, metric in self._metrics.items() if isinstance(metric, MeanMetric)}
         return {name: metric.measure(output, data)[0].float() for name, metric in means.items()}
-
-
-def _as_batch(sample: dict[str, Any]) -> dict[str, Any]:
-    return {name: value[None] if isinstance(value, torch.Tensor) else value for name, value in sample.items()}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from common.config.lookup import class_numbers, pick, predicted_classes
 from common.config.registry import METRIC_REGISTRY
-from common.data.lookup import class_numbers, pick, predicted_classes
 from common.log.metric import MeanMetric
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from common.config.lookup import pick
 from common.config.registry import METRIC_REGISTRY
-from common.data.lookup import pick
 from common.log.metric import MeanMetric
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common.data.lookup import class_numbers, pick, predicted_classes
+from common.config.lookup import class_numbers, pick, predicted_classes
 from common.log.metric import BaseMetric
 from common.run.distributed import gather_data, is_distributed
 

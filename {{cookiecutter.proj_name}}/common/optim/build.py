@@ -24,15 +24,10 @@ _LENGTH_ARGUMENTS = ("T_max", "total_iters", "total_steps")  # in which a schedu
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = "optim") -> Optimizer:
-    """Build the optimizer of a config section, fused where these parameters allow it.
+    """Build the optimizer of a config section, which stands at the key ``where``; fused if the parameters allow it.
 
-    Args:
-        config: The section.
-        parameters: Parameters, or parameter groups, whose own ``lr`` and other keys take precedence.
-        where: The section's key in the config, for messages.
-
-    Raises:
-        UserError: An unknown name, arguments that do not fit, or an optimizer that needs a closure.
+    ``parameters`` may be parameter groups, whose own ``lr`` and other keys take precedence. Raise a UserError at an
+    unknown name, arguments that do not fit, or an optimizer that needs a closure.
     """
     cls = OPTIMIZER_REGISTRY.get(config.type, f"{where}.type")
     if not (inspect.isclass(cls) and issubclass(cls, Optimizer)) or cls in (Optimizer, torch.optim.LBFGS):
@@ -44,9 +39,12 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
         keys.setdefault("weight_decay", config.weight_decay)
     section, groups = {"type": config.type, **keys}, _as_groups(parameters)
     is_mixed = any(len(set(map(_layout, group["params"]))) > 1 for group in groups)
+    can_be_fused = all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for group in groups for p in group["params"]
+    )
     can_choose = "fused" in accepted and not {"fused", "foreach"} & keys.keys()
     try:
-        if can_choose and not is_mixed and all(map(_can_be_fused, groups)):
+        if can_choose and can_be_fused and not is_mixed:
             with suppress(RuntimeError):  # this optimizer has no fused form on this device
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
         if is_mixed and "foreach" in accepted:
@@ -65,12 +63,8 @@ def _as_groups(parameters: Iterable) -> list[dict[str, Any]]:
 
 
 def _layout(parameter: torch.Tensor) -> tuple:
-    """Return how a parameter is sharded; fused and foreach operations take only tensors of the same layout."""
+    """Return how a parameter is sharded: fused and foreach operations take only tensors of the same layout."""
     return getattr(parameter, "device_mesh", None), getattr(parameter, "placements", None)
-
-
-def _can_be_fused(group: dict[str, Any]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in group["params"])
 
 
 def build_scheduler(
@@ -78,19 +72,14 @@ def build_scheduler(
 ) -> LRScheduler | ReduceLROnPlateau | None:
     """Build the schedule of a config section, after its linear warm-up; None where there is neither.
 
-    Args:
-        config: The section.
-        optimizer: The optimizer whose learning rates it sets.
-        total: Length of the run in the schedule's unit (epochs or optimizer steps). A schedule whose length is not
-            configured takes what the warm-up leaves of it.
-        where: The section's key in the config, for messages.
-
-    Raises:
-        UserError: An unknown name, or arguments that do not fit.
+    ``total`` is the length of the run in the schedule's unit (epochs or optimizer steps). A schedule whose length is
+    not configured takes what the warm-up leaves of it. Raise a UserError at an unknown name or unfit arguments.
     """
     where = f"{where}.lr_scheduler"
+    if config.lr_scheduler is None and not config.warmup:
+        return None
     if config.lr_scheduler is None:
-        return _warmup(config, optimizer) if config.warmup else None
+        return LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup)
     section = dict(config.lr_scheduler)
     cls = SCHEDULER_REGISTRY.get(str(section.get("type")), f"{where}.type")
     for name in inspect.signature(cls).parameters:
@@ -104,13 +93,10 @@ def build_scheduler(
         schedule = SCHEDULER_REGISTRY.build(section, where, optimizer)
         if not config.warmup:
             return schedule
-        return SequentialLR(optimizer, [_warmup(config, optimizer), schedule], milestones=[config.warmup])
+        warmup = LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup)
+        return SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {section['type']}: {error}") from error
-
-
-def _warmup(config: OptimizerConfig, optimizer: Optimizer) -> LinearLR:
-    return LinearLR(optimizer, start_factor=config.warmup_factor, total_iters=config.warmup)
 
 
 def _linear_warmup(step: int, steps: int, factor: float) -> float:
@@ -119,17 +105,12 @@ def _linear_warmup(step: int, steps: int, factor: float) -> float:
 
 @SCHEDULER_REGISTRY.register("WarmupMultiStepLR")
 def warmup_multi_step(
-    optimizer: Optimizer,
-    milestones: list[int],
-    gamma: float = 0.1,
-    warmup_steps: int = 500,
-    warmup_factor: float = 0.01,
+    optimizer: Optimizer, milestones: list, gamma: float = 0.1, warmup_steps: int = 500, warmup_factor: float = 0.01
 ) -> LambdaLR:
     """Return a step schedule under a linear warm-up; its milestones count from 0, not from the end of the warm-up.
 
     Source: He et al., Deep Residual Learning (2016), in the form that detection frameworks made common.
     """
-    milestones = sorted(milestones)
 
     def factor(step: int) -> float:
         drops = sum(step >= milestone for milestone in milestones)
@@ -140,22 +121,17 @@ def warmup_multi_step(
 
 @SCHEDULER_REGISTRY.register("WarmUpCosineLR")
 def warmup_cosine(
-    optimizer: Optimizer,
-    total_steps: int,
-    warmup_steps: int = 0,
-    warmup_factor: float = 0.01,
-    min_factor: float = 0.0,
+    optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, warmup_factor: float = 0.01, min_factor: float = 0.0
 ) -> LambdaLR:
     """Return a linear warm-up followed by half a cosine down to ``min_factor`` times the learning rate.
 
     Source: Loshchilov and Hutter, SGDR (2017), without restarts.
     """
-    length = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return _linear_warmup(step, warmup_steps, warmup_factor)
-        done = min(1.0, (step - warmup_steps) / length)
+        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return min_factor + (1 - min_factor) * (1 + math.cos(math.pi * done)) / 2
 
     return LambdaLR(optimizer, factor)

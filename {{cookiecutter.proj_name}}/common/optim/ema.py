@@ -12,34 +12,24 @@ from common.run.strategy import WHOLE, Strategy
 
 
 class EMA:
-    """Averages a model's weights and floating buffers, and lends the average to the model for evaluation.
+    """Averages an unwrapped model's weights and floating buffers, and lends the average to it for evaluation.
 
     The decay rises over the first updates, ``min(decay, (1 + n) / (10 + n))``, so that a short run does not evaluate
-    its random start.
-
-    Source: Polyak and Juditsky (1992); the rising decay is the one of TensorFlow's ExponentialMovingAverage.
-
-    Args:
-        model: The unwrapped model, already on its device.
-        decay: Share of the old average that an update keeps, in [0, 1).
-        strategy: How the model was placed.
+    its random start. Source: Polyak and Juditsky (1992); TensorFlow's ExponentialMovingAverage for the rising decay.
     """
 
     def __init__(self, model: nn.Module, decay: float, strategy: Strategy = WHOLE):
-        self.decay = decay
-        self.updates = 0
-        source = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-        self._weights = {name: tensor.clone() for name, tensor in source.items()}
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        self._weights = {name: tensor.clone() for name, tensor in state.items()}
+        self._source, self._average = strategy.local(state.values()), strategy.local(self._weights.values())
         self._model, self._strategy = model, strategy
-        self._source, self._average = strategy.local(source.values()), strategy.local(self._weights.values())
+        self.decay, self.updates = decay, 0
 
-    @torch.no_grad()
     def update(self, moved: torch.Tensor | None = None) -> None:
         """Move the average towards the model's current weights.
 
-        Args:
-            moved: A boolean on the device whose value the host does not know yet: whether to move at all. If it turns
-                out to be false, the caller takes one from ``updates``.
+        Where the host does not know yet whether they have moved, ``moved`` is that boolean on the device. If it turns
+        out to be false, the caller takes one from ``updates``.
         """
         self.updates += 1
         share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
@@ -68,14 +58,8 @@ class EMA:
         """Resume from the average of ``state_dict``."""
         self.updates = state["updates"]
         saved = self._strategy.distribute(state["weights"], self._weights)
-        _copy(self._strategy.local(saved[name] for name in self._weights), self._average)
+        torch._foreach_copy_(self._average, self._strategy.local(saved[name] for name in self._weights))
 
     def _set_model(self, tensors: list[torch.Tensor]) -> None:
         self._strategy.reshard(self._model)
-        _copy(tensors, self._source)
-
-
-@torch.no_grad()
-def _copy(source: list[torch.Tensor], target: list[torch.Tensor]) -> None:
-    for old, new in zip(target, source, strict=True):
-        old.copy_(new)
+        torch._foreach_copy_(self._source, tensors)

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.data.lookup import pick
+from common.config.lookup import pick
 
 
 class LossSet(nn.Module):
-    """All loss terms of a config at once.
+    """All loss terms of a config together.
 
     Args:
         terms: Name → module. Without input names it is called with ``(output_dict, data_dict)``.
         weights: Name → weight.
-        input_names: Name → keys looked up in ``output_dict``, then ``data_dict``, and handed over one after another:
-            so any loss of torch.nn can be a term.
+        input_names: Name → keys that are looked up in ``output_dict``, then in ``data_dict``, and passed as positional
+            arguments, so that any loss of torch.nn can be a term.
     """
 
     def __init__(
@@ -28,18 +28,13 @@ class LossSet(nn.Module):
         self._weights, self._input_names = weights, input_names or {}
 
     def forward(self, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return ``{"names": [...], each term's weighted value, "sum": their sum}``, scalars on the outputs' device.
-
-        Raises:
-            UserError: An input name is in neither dict.
-        """
+        """Return ``{"names": [...], each term's weighted value, "sum": their sum}``, scalars on the outputs' device."""
         result: dict[str, Any] = {"names": list(self.terms)}
         total: torch.Tensor | None = None
         for name, term in self.terms.items():
-            keys = self._input_names.get(name)
-            whole = (output_dict, data_dict)
-            inputs = whole if keys is None else pick(keys, f"loss.{name}", *whole)
-            value, weight = term(*inputs), self._weights[name]
+            keys, weight = self._input_names.get(name), self._weights[name]
+            both = output_dict, data_dict
+            value = term(*(both if keys is None else pick(keys, f"loss.{name}", *both)))
             result[name] = value if weight == 1 else value * weight
             total = result[name] if total is None else total + result[name]
         result["sum"] = total

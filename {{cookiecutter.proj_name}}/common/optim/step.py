@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,25 +17,20 @@ from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
 
 Scheduler = LRScheduler | ReduceLROnPlateau
-Place = tuple[int, int]
+Place = tuple[int, int]  # epoch and iteration
 
 
 class OptimizerStep:
-    """Turns losses into new weights for the parameters of one optimizer.
+    """Turns losses into new weights for the parameters of one optimizer, which stay the same from here on.
 
     A step whose losses or gradients are not finite is skipped: weights, optimizer, schedule, average and step count
     stay as they are. With a fused optimizer on CUDA the device skips it without the host, which learns of it at the
     next step, in ``settle``; otherwise the host decides at once.
 
     Args:
-        optimizer: The optimizer; its parameters stay the same from here on.
-        scheduler: Its schedule, if any.
-        config: Its section: clipping and the decay of the average.
         model: The unwrapped model whose weights are averaged.
-        precision: ``fp16`` scales the losses.
         only: Restrict each backward pass to this optimizer's parameters: several optimizers share a graph.
         on_skipped: Called for each skipped step, with its place and the losses of its window.
-        strategy: How the model was placed.
     """
 
     def __init__(
@@ -49,14 +45,14 @@ class OptimizerStep:
         strategy: Strategy = WHOLE,
     ):
         self.optimizer, self.scheduler = optimizer, scheduler
-        self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.ema = EMA(model, config.ema_decay, strategy) if config.ema_decay else None
         device = self.parameters[0].device.type
+        self.ema = EMA(model, config.ema_decay, strategy) if config.ema_decay else None
         self.scaler = torch.amp.GradScaler(device) if precision == "fp16" else None
         self.grad_norm: torch.Tensor | None = None
         self.steps = self.skipped_in_a_row = 0
         self._config, self._on_skipped, self._strategy = config, on_skipped, strategy
+        self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self._inputs = self.parameters if only else None
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
         self._on_cpu = device == "cpu"
@@ -68,9 +64,8 @@ class OptimizerStep:
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
-        config = self._config
-        late = 0 <= config.clip_warmup <= epoch
-        self._clip_limit = config.clip_gradients_warmup if late else config.clip_gradients
+        late = 0 <= self._config.clip_warmup <= epoch
+        self._clip_limit = self._config.clip_gradients_warmup if late else self._config.clip_gradients
 
     def backward(self, loss: torch.Tensor, closes_window: bool = True, retain_graph: bool = False) -> None:
         """Add the gradients of a loss (one element) to those of this window; its last loss unscales them (fp16).
@@ -86,14 +81,10 @@ class OptimizerStep:
         start = None if self._on_cpu and math.isfinite(value.item()) else value * 0 + 1
         torch.autograd.backward(loss, start, retain_graph=retain_graph, inputs=self._inputs)
         if self.scaler is not None and closes_window:
-            self._unscale()
+            self._unscale(self.scaler)
 
     def step(self, place: Place = (0, 0)) -> None:
-        """Clip, step, average, and drop the gradients; a window without a loss does nothing.
-
-        Args:
-            place: Epoch and iteration, for ``on_skipped``.
-        """
+        """Clip, step, average, and drop the gradients; a window without a loss does nothing."""
         if self._device_decides:
             self.settle()
         losses, self._losses = self._losses, []
@@ -101,7 +92,7 @@ class OptimizerStep:
         if not gradients:
             return
         if self.scaler is not None:
-            self._unscale()
+            self._unscale(self.scaler)
         norm = self.grad_norm = self._strategy.global_norm(gradients)
         if self._clip_limit:
             parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
@@ -110,7 +101,7 @@ class OptimizerStep:
         on_device = self._device_decides and bool(self.optimizer.state)
         moved = not on_device and math.isfinite(norm.item())
         if on_device:
-            self._pending = self._step_on_device(norm.isfinite()), place, losses
+            self._step_on_device(norm.isfinite(), place, losses)
         elif moved:
             self.optimizer.step()
             if self.ema is not None:
@@ -143,16 +134,13 @@ class OptimizerStep:
         if self._pending is None:
             self.settle()
 
-    def step_plateau(self, score: float | None) -> None:
+    def step_plateau(self, score: float) -> None:
         """Show a ReduceLROnPlateau the validation result that it watches."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score)
 
     def log_values(self) -> dict[str, float]:
-        """Return the current learning rate, and the norm of the last gradients before clipping.
-
-        Further parameter groups have ``learning_rate_<i>``.
-        """
+        """Return the groups' ``learning_rate``, ``learning_rate_1``, ..., and the ``grad_norm`` before clipping."""
         groups = self.optimizer.param_groups
         values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
@@ -169,14 +157,13 @@ class OptimizerStep:
         return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
-        """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective.
-
-        A sharded model's gradients are the mean over all ranks already.
-        """
+        """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective."""
         self.settle()
         gradients = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
-        is_sharded = self._strategy.is_sharded
-        saved = [gradients] if is_sharded else gather_data({i: grad.cpu() for i, grad in gradients.items()})
+        if self._strategy.is_sharded:  # they are the mean over all ranks already
+            saved = [gradients]
+        else:
+            saved = gather_data({i: grad.cpu() for i, grad in gradients.items()})
         counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
         return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
@@ -192,14 +179,13 @@ class OptimizerStep:
         for i, gradient in self._strategy.distribute(gradients, dict(enumerate(self.parameters))).items():
             self.parameters[i].grad = gradient.to(self.parameters[i]).clone()
 
-    def _unscale(self) -> None:
+    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
         """Divide the gradients by the scale of fp16, once a window."""
         if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
-            self.scaler.unscale_(self.optimizer)
+            scaler.unscale_(self.optimizer)
             self._unscaled = True
 
     def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
-        """Count a step that was made, or report one that was skipped."""
         if moved:
             self.steps += 1
             self._moved, self.skipped_in_a_row = True, 0
@@ -207,13 +193,14 @@ class OptimizerStep:
             self.skipped_in_a_row += 1
             self._on_skipped(place, losses)
 
-    def _step_on_device(self, finite: torch.Tensor) -> torch.Tensor:
+    def _step_on_device(self, finite: torch.Tensor, place: Place, losses: list[torch.Tensor]) -> None:
         """Let the device step if ``finite`` holds there, and start to send it to the host."""
-        self.optimizer.found_inf = 1 - finite.float()
-        self.optimizer.step()
+        optimizer: Any = self.optimizer
+        optimizer.found_inf = 1 - finite.float()
+        optimizer.step()
         if self.ema is not None:
             self.ema.update(finite)
-        return self._send(finite)
+        self._pending = self._send(finite), place, losses
 
     def _send(self, finite: torch.Tensor) -> torch.Tensor:
         sent = torch.empty_like(finite, device="cpu", pin_memory=True).copy_(finite, non_blocking=True)
@@ -226,16 +213,13 @@ class OptimizerStep:
 
 
 def clip_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:
-    """Scale the gradients in place so that their global norm, given as ``norm``, is at most ``limit``.
-
-    Does what ``torch.nn.utils.clip_grad_norm_`` does, without listing the parameters again.
-    """
+    """Do what ``torch.nn.utils.clip_grad_norm_`` does, without listing the parameters again for their ``norm``."""
     if norm.device.type != "cpu" or norm.dtype not in (torch.float32, torch.float64):
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
         return
     # The same arithmetic, bit for bit, on numbers: each tensor operation costs as much as all of it.
     value = norm.numpy()[()]
-    number = type(value)
+    number: Any = type(value)
     factor = number(limit) * (number(1) / (value + number(1e-6)))
     if not factor >= 1:
         torch._foreach_mul_(gradients, float(factor))

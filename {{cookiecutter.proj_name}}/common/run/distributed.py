@@ -1,7 +1,6 @@
 """This process among the others, and the few collectives that the engine needs. With one process all of it is free."""
 
 import functools
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -22,11 +21,6 @@ def is_distributed() -> bool:
 def get_rank() -> int:
     """Return this process's number among all; rank 0 writes the files."""
     return dist.get_rank() if is_distributed() else 0
-
-
-def get_local_rank() -> int:
-    """Return this process's number on its machine, which is also the number of its GPU among the visible ones."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if is_distributed() else 0
 
 
 def get_world_size() -> int:
@@ -74,10 +68,9 @@ def let_threads_rest() -> None:
 
 def broadcast(value: Any) -> Any:
     """Return rank 0's value (any picklable object) on every rank."""
-    if not is_distributed():
-        return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    if is_distributed():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -110,15 +103,6 @@ def gather_data(value: Any) -> list[Any]:
 def any_rank(flag: bool) -> bool:
     """Return on every rank whether the flag is set on at least one."""
     return any(gather(flag))
-
-
-def reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over all ranks, on every rank; the tensor itself is left unchanged."""
-    if not is_distributed():
-        return tensor
-    tensor = tensor.clone()
-    dist.all_reduce(tensor)
-    return tensor
 
 
 def describe_broken_group(error: BaseException) -> str | None:

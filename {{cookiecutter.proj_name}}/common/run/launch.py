@@ -21,16 +21,8 @@ from common.config.errors import RunError, UserError
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
 from common.log.console import add_log, setup_logger
-from common.run.device import check_gpus, choose_device, gpu_numbers, keep_freed_memory
-from common.run.distributed import (
-    barrier,
-    broadcast,
-    describe_broken_group,
-    gather,
-    get_data_rank,
-    get_rank,
-    let_threads_rest,
-)
+from common.run import distributed
+from common.run.device import choose_device, gpu_numbers, keep_freed_memory
 from common.run.processes import adopt_slurm, start_processes
 from common.run.seed import seed_everything
 from common.run.signals import Interrupted, end_at_once, end_with_parent, handling, unhandled
@@ -42,18 +34,16 @@ OpenFolder = Callable[[Config], tuple[Path, Path | None]]
 
 @dataclass(frozen=True)
 class Session:
-    """What is known once a run has started; the config never changes."""
+    """This process's device, the run's folder, the checkpoint to start from, and how models are placed and wrapped.
+
+    ``goes_on``: whether to resume exactly from the checkpoint, or to take its weights alone.
+    """
 
     device: torch.device
-    """The device of this process."""
     folder: Path
-    """Where this run writes."""
     checkpoint: Path | None
-    """The checkpoint to start from, if any."""
     goes_on: bool = True
-    """Whether to resume exactly from the checkpoint, or to take its weights alone."""
     strategy: Strategy = WHOLE
-    """How models are placed on devices and wrapped."""
 
 
 @contextmanager
@@ -61,51 +51,46 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
     """Start this process's share of a run, and end it well.
 
     This is one process, or one of those that ``torchrun`` or ``srun`` started. Where the config asks for several and
-    nobody has started them, this process starts them, waits, and exits as they do. The program's exit code: 0, done; 1,
-    an error, of which a RunError is shown as one line and any other with its traceback; 2, a UserError, one line; 75,
-    interrupted by SIGTERM or SIGUSR1 and saved, to be started again; 130, interrupted by Ctrl-C.
+    nobody has started them, this process starts them, waits, and exits as they do. ``open_folder`` finds or makes the
+    run's folder on rank 0: ``open_experiment`` or ``open_results``.
 
-    Args:
-        config: The whole config.
-        open_folder: Finds or makes the run's folder on rank 0: ``open_experiment`` or ``open_results``.
+    The program's exit code: 0, done; 1, an error, of which a RunError is shown as one line and any other with its
+    traceback; 2, a UserError, one line; 75, interrupted by SIGTERM or SIGUSR1 and saved, to be started again; 130,
+    interrupted by Ctrl-C.
     """
+    secrets, neighbors = find_secrets(asdict(config)), []
     with handling(end_at_once, until_the_end=True):
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with_parent(signal.SIGTERM)
-        yield from _run(config, open_folder)
-
-
-def _run(config: Config, open_folder: OpenFolder) -> Iterator[Session]:
-    """Yield the session, and turn however it ends into an exit code."""
-    secrets, neighbors = set(find_secrets(asdict(config))), []
-    setup_logger(secrets=secrets)
-    try:
-        adopt_slurm()
-        name = _choose_processes(config)
-        device = choose_device(config.gpu_ids, one_process=name == "dp")
-        neighbors = start_process_group(config, device, name)
-        strategy = make_strategy(name, config, device)
-        folder, checkpoint = _open_on_rank_0(open_folder, config)
-        setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
-        seed_everything(config.trainer.seed + get_data_rank(), config.trainer.deterministic)
-        keep_freed_memory()
-        goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
-        yield Session(device, folder, checkpoint, goes_on, strategy)
-    except Exception as error:
-        _end_by(error, secrets, neighbors)
-    except Interrupted as end:
-        add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
+        setup_logger(secrets=secrets)
+        try:
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                end_with_parent(signal.SIGTERM)
+            adopt_slurm()
+            name = _choose_processes(config)
+            device = choose_device(config.gpu_ids, one_process=name == "dp")
+            neighbors = start_process_group(config, device, name)
+            strategy = make_strategy(name, config, device)
+            folder, checkpoint = _open_on_rank_0(open_folder, config)
+            setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
+            seed_everything(config.trainer.seed + distributed.get_data_rank(), config.trainer.deterministic)
+            keep_freed_memory()
+            goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
+            yield Session(device, folder, checkpoint, goes_on, strategy)
+            distributed.barrier()  # so that no rank closes its connections while another still uses them
+        except Exception as error:
+            _end_by(error, secrets, neighbors)
+        except Interrupted as end:
+            add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
+            _leave_group()
+            raise
         _leave_group()
-        raise
-    barrier()  # so that no rank closes its connections while another still uses them
-    _leave_group()
 
 
 def _choose_processes(config: Config) -> str:
     """Return the name of the strategy; where several processes are wanted, start them and exit as they do."""
     started, wanted = int(os.environ.get("WORLD_SIZE", 0)), wanted_processes(config)
-    name = choose_strategy(config.dist, started or wanted)
-    check_gpus(config.gpu_ids)
+    name, gpus = choose_strategy(config.dist, started or wanted), torch.cuda.device_count()
+    if max(gpu_numbers(config.gpu_ids), default=-1) >= gpus:
+        raise UserError(f"--gpu_ids {config.gpu_ids}: found {gpus} GPUs; -1 means the CPU")
     if not started and wanted > 1:
         sys.exit(start_processes(wanted, config.dist.timeout))
     return name
@@ -114,15 +99,11 @@ def _choose_processes(config: Config) -> str:
 def wanted_processes(config: Config) -> int:
     """Return how many processes a config asks for on this machine."""
     gpus = 1 if config.dist.strategy == "dp" else len(gpu_numbers(config.gpu_ids))
-    return config.dist.nproc or gpus
+    return config.dist.nproc or gpus or 1
 
 
 def start_process_group(config: Config, device: torch.device, strategy: str) -> list[int]:
-    """Join the other processes of the run; a strategy that shards needs a group even of one.
-
-    Returns:
-        The process ids of the others on this machine.
-    """
+    """Join the other processes of the run, and return the process ids of those on this machine."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
@@ -134,50 +115,47 @@ def start_process_group(config: Config, device: torch.device, strategy: str) -> 
                 # torchrun keeps one store for all its restarts, with the addresses of the last one still in it.
                 store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
-        elif strategy in SHARDED:
+        elif strategy in SHARDED:  # these need a group even of one
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-    everyone = gather((socket.gethostname(), os.getpid()))
-    return [process for host, process in everyone if host == socket.gethostname() and process != os.getpid()]
+    host, own = socket.gethostname(), os.getpid()
+    return [process for place, process in distributed.gather((host, own)) if place == host and process != own]
 
 
 def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path | None]:
     """Open the folder on rank 0 and return the result on every rank; rank 0 raises its UserError, the others exit."""
     outcome = None
-    if get_rank() == 0:
+    if distributed.get_rank() == 0:
         try:
             outcome = open_folder(config)
         except UserError as error:
             outcome = error
-    outcome = broadcast(outcome)
+    outcome = distributed.broadcast(outcome)
     if isinstance(outcome, UserError):
-        if get_rank() != 0:
-            sys.exit(outcome.exit_code)
-        raise outcome
+        raise outcome if distributed.get_rank() == 0 else SystemExit(outcome.exit_code)
     return outcome
 
 
 def _leave_group() -> None:
-    let_threads_rest()
+    distributed.let_threads_rest()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
     """Show an error, with its rank where there are several: one that is meant for people as one line."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    program, rank = Path(sys.argv[0]).name, f"rank {os.environ['RANK']}: " if several else ""
     add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
-    let_threads_rest()
-    broken = describe_broken_group(error)
+    distributed.let_threads_rest()
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    start, broken = f"{Path(sys.argv[0]).name}: {rank}", distributed.describe_broken_group(error)
     if broken:
         error = RunError(broken)
     if isinstance(error, UserError):
-        print(f"{program}: {rank}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
+        print(f"{start}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
         if broken:
             _end_all(neighbors)
         sys.exit(error.exit_code)
     if rank:
-        print(f"{program}: {rank}{type(error).__name__}:", file=sys.stderr)
+        print(f"{start}{type(error).__name__}:", file=sys.stderr)
     raise error
 
 

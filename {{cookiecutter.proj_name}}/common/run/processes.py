@@ -7,53 +7,35 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 
 from common.config.errors import UserError
 from common.run.signals import INTERRUPTED, SAVED
 
-_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-
 
 def start_processes(count: int, grace: int) -> int:
-    """Run this very command in several processes on this machine, as ``torchrun --standalone`` does.
+    """Run this very command in ``count`` processes on this machine, as ``torchrun --standalone`` does.
 
-    A signal is passed on to each of them. If one fails, the others end, too.
-
-    Args:
-        count: Number of processes.
-        grace: Seconds that they have after a signal to save and leave.
-
-    Returns:
-        The exit code of the run: that of the first process that failed.
+    A signal is passed on to all, which then have ``grace`` seconds to save and leave; if one fails, the others end,
+    too. Returns the exit code of the run: that of the first process that failed.
     """
+    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    options = ["--standalone", f"--nproc-per-node={count}", f"--shutdown-timeout={grace}", "--no-python"]
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     disabled = logging.root.manager.disable
     logging.disable()  # the processes speak for themselves
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-        signals_to_handle=_SIGNALS,
-        shutdown_timeout=grace,
-    )
     try:
-        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+        command = [sys.executable, *sys.orig_argv[1:]]
+        torchrun.run(torchrun.get_args_parser().parse_args([*options, signals, *command]))
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
             print(f"rank {first.local_rank}: the process (pid {first.pid}) was ended by {name}", file=sys.stderr)
-        return first.exitcode if first.exitcode > 0 else 1
+        return max(first.exitcode, 1)
     except SignalException as end:
         return INTERRUPTED if end.sigval == signal.SIGINT else SAVED
     finally:
@@ -65,9 +47,6 @@ def adopt_slurm() -> None:
     """Translate Slurm's variables for torch, if ``srun`` started this process as one of several.
 
     All meet at the first node, at a port that follows from the job's number, so that the jobs of an array differ.
-
-    Raises:
-        UserError: Slurm does not tell the names of the nodes.
     """
     get = os.environ.get
     if "WORLD_SIZE" in os.environ or int(get("SLURM_STEP_NUM_TASKS", 1)) < 2:

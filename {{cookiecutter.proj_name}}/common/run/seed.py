@@ -32,11 +32,7 @@ def derive_seed(*numbers: int) -> int:
 
 @contextmanager
 def random_state_kept(*seeds: int) -> Iterator[None]:
-    """Restore the random state afterwards, so that what is drawn inside the ``with`` has no effect outside.
-
-    Args:
-        *seeds: Numbers from which the seed inside is derived. None: the random state stays as it is.
-    """
+    """Restore the random state afterwards; inside the ``with`` it is seeded from all ``seeds``, if there are any."""
     states = _states()
     try:
         if seeds:
@@ -54,25 +50,23 @@ class RandomState:
         states = _states()
         version, words, gauss = states["python"]
         name, keys, *rest = states["numpy"]
-        python, numpy = torch.tensor(words), torch.from_numpy(keys.astype(np.int64))
-        return dict(enumerate(gather(states | {"python": [version, python, gauss], "numpy": [name, numpy, *rest]})))
+        states["python"] = [version, torch.tensor(words), gauss]
+        states["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
+        return dict(enumerate(gather(states)))
 
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         """Restore this rank's states; a rank that did not exist when they were saved keeps its own."""
-        if get_rank() not in state:
-            return
-        states = state[get_rank()]
-        version, words, gauss = states["python"]
-        name, keys, *rest = states["numpy"]
-        python, numpy = (version, tuple(words.tolist()), gauss), (name, keys.numpy().astype(np.uint32), *rest)
-        _set_states(states | {"python": python, "numpy": numpy})
+        if get_rank() in state:
+            states = state[get_rank()]
+            version, words, gauss = states["python"]
+            name, keys, *rest = states["numpy"]
+            python, numpy = (version, tuple(words.tolist()), gauss), (name, keys.numpy().astype(np.uint32), *rest)
+            _set_states({**states, "python": python, "numpy": numpy})
 
 
 def _states() -> dict[str, Any]:
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def _set_states(states: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Interrupted(SystemExit):
-    """The end of a run by a signal, after its state is saved if there is any. ``code`` is ``INTERRUPTED`` or ``SAVED``."""
+    """The end of a run by a signal, after its state is saved if there is any; exits by ``INTERRUPTED`` or ``SAVED``."""
 
     def __init__(self, number: int):
         super().__init__(INTERRUPTED if number == signal.SIGINT else SAVED)
@@ -31,11 +31,10 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Iterator[None]:
-    """Let a function handle the signals that end a run, inside the ``with`` and in this process alone.
+    """Let a function handle the signals that end a run, inside the ``with`` and in this process's main thread alone.
 
-    Outside the main thread, where Python handles no signals, nothing happens. With ``until_the_end``, a process that
-    leaves by ``Interrupted`` has saved and is about to exit: it ignores the signal of a launcher that saw another
-    process exit first.
+    With ``until_the_end``, a process that leaves by ``Interrupted`` has saved and is about to exit: it ignores the
+    signal of a launcher that saw another process exit first.
     """
     owner = os.getpid()
 
@@ -61,7 +60,7 @@ def unhandled() -> AbstractContextManager:
 
 @contextmanager
 def _replaced(handler: Any) -> Iterator[dict[int, Any]]:
-    """Replace the handlers, and yield those to restore afterwards."""
+    """Replace the handlers, and yield those to restore afterwards; only the main thread can have any."""
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
     try:
@@ -107,10 +106,7 @@ def ignore_child_exits() -> None:
 
 
 def ignore_signals() -> None:
-    """Let a helper process outlive a signal to its whole group: the process that it helps decides when to end.
-
-    The first SIGTERM is ignored, too; a second one ends a helper that hangs.
-    """
+    """Let a helper process outlive a signal to its whole group; a second SIGTERM ends one that hangs."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

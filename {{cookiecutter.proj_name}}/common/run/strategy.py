@@ -26,26 +26,17 @@ _CPU = torch.device("cpu")
 class Strategy:
     """Whole models: ``none`` (one process), ``ddp`` (a copy in each process) or ``dp`` (one process, several GPUs).
 
-    The room ``sharding`` has the subclass for ``fsdp`` and ``tp``. Here every tensor is whole, so that most methods
-    return what they are given.
-
-    Args:
-        name: The strategy.
-        device: The device of this process.
-        gpus: The numbers of the GPUs for ``dp``; ``(None,)`` means all.
+    Every tensor is whole here, so most methods return what they are given; the room ``sharding`` has the subclass for
+    ``fsdp`` and ``tp``. ``gpus`` are the numbers of the GPUs for ``dp``; none means all.
     """
 
     is_sharded = False
 
-    def __init__(self, name: str = "none", device: torch.device = _CPU, gpus: Sequence[int | None] = (None,)):
+    def __init__(self, name: str = "none", device: torch.device = _CPU, gpus: Sequence[int] = ()):
         self.name, self.device, self._gpus = name, device, list(gpus)
 
     def place(self, model: nn.Module, config: Config) -> nn.Module:
-        """Prepare a model as configured and move it to the device; build its optimizer afterwards.
-
-        Raises:
-            UserError: The model or the device does not support what the config asks for.
-        """
+        """Prepare a model as configured and move it to the device; build its optimizer afterwards."""
         if config.dist.sync_batchnorm:
             if self.device.type != "cuda":
                 raise UserError(f"dist.sync_batchnorm: torch has it on GPUs only, found {self.device.type}")
@@ -65,16 +56,14 @@ class Strategy:
         return model.to(self.device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a placed model ready to train: wrapped for ``ddp`` and ``dp``, otherwise itself.
-
-        A model without trainable parameters is not wrapped.
-        """
+        """Return a placed model ready to train: wrapped for ``ddp`` and ``dp``, unless nothing in it is trainable."""
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
+        on_gpu = self.device.type == "cuda"
         if self.name == "dp":
-            return DataParallel(model, self._gpus if self.device.type == "cuda" and self._gpus != [None] else None)
+            return DataParallel(model, self._gpus if on_gpu and self._gpus else None)
         if self.name == "ddp" and is_distributed():
-            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            device_ids = [self.device.index] if on_gpu else None
             return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
         return model
 
@@ -109,7 +98,7 @@ class Strategy:
         return optimizer
 
     def shard_writer(self) -> Any:
-        """Return a ``ShardFolderWriter``, which writes sharded tensors beside a checkpoint's file; here None."""
+        """Return what writes sharded tensors beside a checkpoint's file (``ShardFolderWriter``), or None."""
         return None
 
 
@@ -117,11 +106,7 @@ WHOLE = Strategy()  # of parts that are used on their own
 
 
 def choose_strategy(config: DistConfig, processes: int) -> str:
-    """Return the strategy for this number of processes: none, dp, ddp, fsdp or tp.
-
-    Raises:
-        UserError: The strategy does not support that number of processes, or the sizes of its groups.
-    """
+    """Return the strategy for so many processes; raise a UserError if it does not support them or its groups' sizes."""
     name = config.strategy
     if name == "auto":
         name = "ddp" if processes > 1 else "none"
@@ -137,22 +122,14 @@ def choose_strategy(config: DistConfig, processes: int) -> str:
 
 
 def make_strategy(name: str, config: Config, device: torch.device) -> Strategy:
-    """Make the strategy of that name, once the process group is up. Collective for fsdp and tp.
-
-    Raises:
-        UserError: The room ``sharding`` is missing.
-    """
+    """Make the strategy of that name, once the process group is up. Collective for fsdp and tp."""
     if name in SHARDED:
         return open_room("sharding", "dist.strategy").ShardedStrategy(name, device, config.dist)
     return Strategy(name, device, gpu_numbers(config.gpu_ids))
 
 
 def call_method(model: nn.Module, name: str, key: str) -> Any:
-    """Return what a model's method returns that a config key needs.
-
-    Raises:
-        UserError: The model has no such method.
-    """
+    """Call a method of a model that the config key ``key`` needs; raise a UserError if there is none."""
     if not hasattr(model, name):
         raise UserError(f"{key}: needs a method {name}() of {type(model).__name__}, found none")
     return getattr(model, name)()
@@ -161,16 +138,15 @@ def call_method(model: nn.Module, name: str, key: str) -> Any:
 def sync_buffers(models: Iterable[nn.Module]) -> None:
     """Give all ranks rank 0's buffers, such as the running statistics of batch norm, which each rank updates."""
     if is_distributed():
-        for model in models:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        for buffer in (buffer for model in models for buffer in model.buffers()):
+            dist.broadcast(buffer, src=0)
 
 
 def set_gradient_sync(models: Iterable[nn.Module], sync: bool) -> None:
     """Set whether the next forward and backward pass averages the gradients over the processes.
 
-    Within an accumulation window only the last pass needs to. Sharded models always average: keeping whole gradients
-    until then would take the memory that sharding saves.
+    Within an accumulation window only the last pass needs to. Sharded models always average: whole gradients would take
+    the memory that sharding saves.
     """
     for model in models:
         if isinstance(model, DistributedDataParallel):

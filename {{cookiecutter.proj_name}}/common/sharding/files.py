@@ -6,7 +6,7 @@ holds everything else, the folder's name, and the SHA-256 of each file in the fo
 
 from __future__ import annotations
 
-import os
+import hashlib
 import shutil
 import uuid
 import warnings
@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from common.run.device import map_nested
 from common.run.distributed import broadcast
 from common.sharding.reader import ShardReader
-from common.state.file import COMMENT_SIZE, SHARDED_LABEL, SHARDS, hash_bytes
+from common.state.file import SHARDS, flush_folder, is_sharded
 
 _MARK = "stored"
 
@@ -55,7 +55,7 @@ class ShardFolderWriter:
         Returns:
             The state without them, and the write in progress; None if nothing is sharded.
         """
-        tensors: dict[str, DTensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
 
         def take_out(path: tuple, value: Any) -> Any:
             if not isinstance(value, DTensor):
@@ -68,8 +68,9 @@ class ShardFolderWriter:
         if not tensors:
             return state, None
         folder = folder / broadcast(f"{uuid.uuid4().hex[:12]}.{SHARDS}")
-        keys = {"checkpoint_id": folder, "process_group": self._group, "async_stager": self._stager}
-        return state, WrittenShards(folder, dcp.async_save(tensors, **keys))
+        keys: dict[str, Any] = {"checkpoint_id": folder, "process_group": self._group, "async_stager": self._stager}
+        done: Any = dcp.async_save(tensors, **keys)
+        return state, WrittenShards(folder, done)
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,18 @@ class WrittenShards:
     done: Future
 
     def wait(self) -> None:
-        """Wait until all ranks have written.
-
-        Raises:
-            OSError: A rank could not write.
-        """
+        """Wait until all ranks have written. Raise an OSError if one could not."""
         try:
             self.done.result()
         except (Exception, CheckpointException) as error:
             raise OSError(_cause(error)) from error
 
     def seal(self) -> dict[str, Any]:
-        """Return the folder's name and the digest of each file in it, for the checkpoint's file."""
-        return {
-            "folder": self.folder.name,
-            "files": {path.name: _digest(path) for path in sorted(self.folder.iterdir())},
-        }
+        """Wait, then return the folder's name and the digest of each file in it, for the checkpoint's file."""
+        self.wait()
+        flush_folder(self.folder)
+        files = {path.name: _digest(path) for path in sorted(self.folder.iterdir())}
+        return {"folder": self.folder.name, "files": files}
 
 
 def _cause(error: BaseException) -> str:
@@ -128,34 +125,35 @@ def drop_unused(folder: Path) -> None:
 
 def _shard_folder(path: Path) -> str | None:
     """Return the name of the folder of shards that belongs to a checkpoint's file, if any."""
-    with path.open("rb") as file:
-        file.seek(-COMMENT_SIZE, os.SEEK_END)
-        if file.read(len(SHARDED_LABEL)) != SHARDED_LABEL:
-            return None
+    if not is_sharded(path):
+        return None
     return torch.load(path, map_location="cpu", weights_only=True)[SHARDS]["folder"]
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hash_bytes(file, path.stat().st_size).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def mark_stored(state: Any, folder: Path) -> Any:
-    """Return the state of a checkpoint's file with a ``Stored`` for each tensor in the folder."""
+def read_shards(state: Any, folder: Path, whole: bool) -> Any:
+    """Return the state of a checkpoint's file with its sharded tensors, whole on the CPU or each as ``Stored``."""
+    targets: dict[Stored, torch.Tensor] = {}
 
-    def mark(_path: tuple, value: Any) -> Any:
+    def find(_path: tuple, value: Any) -> Any:
         if not isinstance(value, dict) or value.keys() != {_MARK, "shape", "dtype"}:
             return value
-        return Stored(folder, value[_MARK], tuple(value["shape"]), getattr(torch, value["dtype"]))
+        stored = Stored(folder, value[_MARK], tuple(value["shape"]), getattr(torch, value["dtype"]))
+        return targets.setdefault(stored, torch.empty(stored.shape, dtype=stored.dtype)) if whole else stored
 
-    return map_nested(state, mark)
+    state = map_nested(state, find)
+    read_stored(targets)
+    return state
 
 
 def read_stored(targets: Mapping[Stored, torch.Tensor]) -> None:
     """Fill tensors, whole or sharded in any way, from their folders; each rank reads what it holds.
 
-    Raises:
-        OSError: A folder does not hold them, or asks for code to be run.
+    Raise an OSError if a folder does not hold them, or asks for code to be run.
     """
     for folder in {stored.folder for stored in targets}:
         wanted = {stored.key: tensor for stored, tensor in targets.items() if stored.folder == folder}
@@ -165,17 +163,3 @@ def read_stored(targets: Mapping[Stored, torch.Tensor]) -> None:
                 dcp.load(wanted, storage_reader=ShardReader(folder), no_dist=True)
             except CheckpointException as error:
                 raise OSError(f"{folder}: {_cause(error)}") from error
-
-
-def read_all(state: Any) -> Any:
-    """Return a state with each ``Stored`` replaced by the whole tensor on the CPU."""
-    targets: dict[Stored, torch.Tensor] = {}
-
-    def fill(_path: tuple, value: Any) -> Any:
-        if not isinstance(value, Stored):
-            return value
-        return targets.setdefault(value, torch.empty(value.shape, dtype=value.dtype))
-
-    state = map_nested(state, fill)
-    read_stored(targets)
-    return state

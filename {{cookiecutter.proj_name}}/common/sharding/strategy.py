@@ -94,7 +94,8 @@ class ShardedStrategy(Strategy):
             "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=dtype and torch.float32),
             "offload_policy": CPUOffloadPolicy() if config.dist.cpu_offload else OffloadPolicy(),
         }
-        for block in model.blocks() if hasattr(model, "blocks") else ():
+        blocks: Any = getattr(model, "blocks", list)
+        for block in blocks():
             fully_shard(block, **keys)
         fully_shard(model, **keys)
 

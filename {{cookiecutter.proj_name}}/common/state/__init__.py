@@ -1,1 +1,1 @@
-"""What a run leaves and goes on from: its folder, its checkpoints, the weights in them."""
+"""What a run leaves behind and resumes from: its folder, its checkpoints, and the weights in them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,6 @@ from common.run.distributed import get_rank
 from common.run.strategy import WHOLE, Strategy
 from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
 from common.state.host_copy import HostCopy
-
-NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pt")
 
 
 class Stateful(Protocol):
@@ -39,10 +37,9 @@ class Checkpointer:
         folder: Where the files go: ``latest.pt``, ``previous.pt`` (the ``latest.pt`` before), ``best_<metric>.pt``,
             ``epoch_NNN.pt``, ``iter_NNN.pt``, ``final.pt``. What a killed save left there is removed.
         parts: The parts by name, in the order in which they are loaded.
-        keep_last: How many numbered files stay. None: all.
+        keep_last: How many numbered files stay (None: all).
         stop_on_error: Raise a RunError if a file cannot be written; otherwise log it and continue.
         sharded: Let each rank write its shards of sharded tensors to a folder beside the file.
-        strategy: How the models were placed.
     """
 
     def __init__(
@@ -54,11 +51,12 @@ class Checkpointer:
         sharded: bool = False,
         strategy: Strategy = WHOLE,
     ):
-        self.folder = folder
-        self._parts, self._keep_last, self._stop_on_error = parts, keep_last, stop_on_error
-        self._copy, self._thread = HostCopy(get_rank() == 0, strategy.whole), ThreadPoolExecutor(1, "checkpoint")
+        self.folder, self._parts, self._strategy = folder, parts, strategy
+        self._keep_last, self._stop_on_error = keep_last, stop_on_error
+        self._shards = strategy.shard_writer() if sharded else None
+        self._copy = HostCopy(get_rank() == 0, strategy.whole)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
-        self._reads_whole, self._shards = not strategy.is_sharded, strategy.shard_writer() if sharded else None
         self._latest_is_good = False
         if get_rank() == 0:
             for leftover in folder.glob("*.pt.tmp"):
@@ -68,14 +66,8 @@ class Checkpointer:
     def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
         """Save the current state under each of the names (without ``.pt``). Collective.
 
-        Returns once the state is copied. If the last save is still being written, waits for it first.
-
-        Args:
-            *names: The names.
-            obsolete: Names of files to delete once this one is proven good.
-
-        Raises:
-            RunError: The last save failed, with ``stop_on_error``.
+        Returns once the state is copied. If the last save is still being written, waits for it first. The files that
+        ``obsolete`` names are deleted once this one is proven good.
         """
         self.wait()
         state, shards = {name: part.state_dict() for name, part in self._parts.items()}, None
@@ -88,18 +80,13 @@ class Checkpointer:
             self._writing = self._thread.submit(shards.wait)
 
     def wait(self) -> None:
-        """Wait until the last save is on the disk.
-
-        Raises:
-            RunError: It failed, with ``stop_on_error``.
-        """
-        if self._writing is None:
-            return
-        error, self._writing = self._writing.exception(), None
+        """Wait until the last save is on the disk. Raise a RunError if it failed, with ``stop_on_error``."""
+        error = self._writing.exception() if self._writing else None
+        self._writing = None
         if error is None:
             return
-        good = next((path.name for path in newest_first(self.folder)), "none")
-        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
+        good = [path.name for path in newest_first(self.folder)] or ["none"]
+        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good[0]}"
         if self._stop_on_error or not isinstance(error, OSError):
             raise RunError(text) from error
         add_log(f"{text}; training goes on", "ERROR")
@@ -111,23 +98,16 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for the last save, on every rank."""
-        try:
+        with self._thread:
             self.wait()
-        finally:
-            self._thread.shutdown()
 
     def load(self, path: Path) -> None:
-        """Restore every part from a file.
-
-        Raises:
-            UserError: The file is no checkpoint, lacks a part, or a part does not fit.
-        """
-        state = read_checkpoint(path, self._reads_whole)
+        """Restore every part. Raise a UserError if the file is damaged, lacks a part, or a part does not fit."""
+        state = read_checkpoint(path, whole=not self._strategy.is_sharded)
         missing = sorted(self._parts.keys() - state.keys())
         if missing:
-            raise UserError(
-                f"{path}: has no '{missing[0]}' to go on with; to start from its weights, --progress.start_epoch 0"
-            )
+            hint = "to start from its weights, --progress.start_epoch 0"
+            raise UserError(f"{path}: has no '{missing[0]}' to go on with; {hint}")
         for name, part in self._parts.items():
             try:
                 part.load_state_dict(state[name])
@@ -136,37 +116,34 @@ class Checkpointer:
             except Exception as error:  # whatever a part raises at a state that is not its own
                 raise UserError(f"{path}: '{name}' does not fit this run: {one_line(error)}") from error
 
-    def _write(self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple = (), shards: Any = None) -> None:
+    def _write(
+        self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple[str, ...] = (), shards: Any = None
+    ) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shards:
-            shards.wait()
-            flush_folder(shards.folder)
             state = {**state, SHARDS: shards.seal()}
-        targets = [self.folder / f"{name}.pt" for name in names]
-        latest, beside = self.folder / "latest.pt", self.folder / f"{names[0]}.pt.tmp"
+        first, *others = [self.folder / f"{name}.pt" for name in names]
+        latest, beside = self.folder / "latest.pt", first.with_suffix(".pt.tmp")
         try:
             write_durably(state, beside)
-            if latest in targets and self._is_good(latest):
+            # This run may have resumed from previous.pt, which a damaged latest.pt must not replace.
+            if "latest" in names and latest.exists() and (self._latest_is_good or find_fault(latest) is None):
                 link(latest, latest.with_name("previous.pt"))
-            for target in targets[1:]:
-                link(beside, target)
-            beside.replace(targets[0])
+            for other in others:
+                link(beside, other)
+            beside.replace(first)
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        self._latest_is_good |= latest in targets
+        self._latest_is_good |= "latest" in names
         flush_folder(self.folder)
-        self._prune(targets[0], [self.folder / f"{name}.pt" for name in obsolete])
-
-    def _is_good(self, latest: Path) -> bool:
-        """Return whether ``latest.pt`` may replace ``previous.pt``, from which this run may have resumed."""
-        return latest.exists() and (self._latest_is_good or find_fault(latest) is None)
+        self._prune(first, [self.folder / f"{name}.pt" for name in obsolete])
 
     def _prune(self, newest: Path, obsolete: list[Path]) -> None:
         """Delete those files and the oldest numbered ones beyond ``keep_last``, once the newest is proven good."""
         if self._keep_last is not None:
-            numbered = [path for path in newest_first(self.folder) if NUMBERED.fullmatch(path.name)]
+            numbered = [path for path in newest_first(self.folder) if re.fullmatch(r"(epoch|iter)_\d+\.pt", path.name)]
             obsolete = obsolete + numbered[self._keep_last :]
         if obsolete and find_fault(newest):
             raise OSError(f"{newest} does not read back as it was written, so no older one is deleted")
@@ -180,38 +157,29 @@ class Checkpointer:
             room.drop_unused(self.folder)
 
 
-def newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints in a folder, the last written first; of several names of one file, ``latest.pt``."""
-    files = sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))
-    yield from reversed(files)
+def newest_first(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the last written first; of several names of one file, ``latest.pt``."""
+    return sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))[::-1]
 
 
 def find_newest(folder: Path) -> Path | None:
-    """Return the newest good checkpoint in a folder, or None if there are no files at all.
-
-    Raises:
-        UserError: There are files, and all are damaged.
-    """
-    faults = 0
-    for path in newest_first(folder):
+    """Return the newest good checkpoint in a folder; None without any file. Raise a UserError if all are damaged."""
+    paths = newest_first(folder)
+    for path in paths:
         fault = find_fault(path)
         if fault is None:
             return path
         add_log(f"{path} is skipped: {fault}", "WARNING")
-        faults += 1
-    if faults:
-        raise UserError(
-            f"{folder}: none of its {faults} checkpoints is whole, so there is nothing to go on from; "
-            "nothing was changed. To start over, use another --name"
-        )
-    return None
+    if not paths:
+        return None
+    text = f"{folder}: none of its {len(paths)} checkpoints is whole, so there is nothing to go on from"
+    raise UserError(f"{text}; nothing was changed. To start over, use another --name")
 
 
 def find_checkpoint(resume: str) -> Path:
     """Return the file that ``resume`` means: itself, or the newest good one of an experiment or a checkpoints folder.
 
-    Raises:
-        UserError: No checkpoint there, or only damaged ones.
+    Raise a UserError if a folder has no checkpoint, or only damaged ones.
     """
     path = Path(resume)
     if not path.is_dir():

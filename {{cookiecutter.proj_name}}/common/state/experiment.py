@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from common.config import dump_config
 from common.config.errors import UserError
-from common.config.load import dump_config
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide, redact
 from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
-from common.state.environment import describe_environment
 
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
+_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
-    """Create the folder of a new run, or find that of the run to resume.
+    """Create the folder of a new run, or find that of the run to resume; return it and the checkpoint to start from.
 
-    A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says.
-
-    Returns:
-        The experiment's folder, and the checkpoint to start from, if any.
-
-    Raises:
-        UserError: The name is taken, or ``resume`` leads to no checkpoint.
+    A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says. Raise a
+    UserError if the name is taken or ``resume`` leads to no checkpoint.
     """
     name, restarted = config.name.replace("{time}", _now()), _is_set("RESTART_COUNT")
     folder = Path(config.dir.expr_dir) / name
@@ -49,22 +47,13 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     if auto:
         return _create(folder), find_newest(folder / "checkpoints") or checkpoint
     if _has_results(folder):
-        raise UserError(
-            f"{folder} exists and is not overwritten: go on with it by --resume {folder}, "
-            f"take another --name, or put {{time}} into the name"
-        )
+        ways = f"go on with it by --resume {folder}, take another --name, or put {{time}} into the name"
+        raise UserError(f"{folder} exists and is not overwritten: {ways}")
     return _create(folder), checkpoint
 
 
 def open_results(config: Config) -> tuple[Path, Path]:
-    """Create the folder that an evaluation writes to.
-
-    Returns:
-        The folder, and the checkpoint to evaluate.
-
-    Raises:
-        UserError: ``model_pt`` is not given.
-    """
+    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
     folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
@@ -95,12 +84,9 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
 
 @master_only
 def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: bool) -> None:
-    """Warn, or with ``must_fit`` refuse, if the disk has no space for two checkpoints: the new one beside the old.
+    """Warn, or with ``must_fit`` raise a UserError, if two checkpoints do not fit on the disk: the new beside the old.
 
     A checkpoint is estimated as four times its weights: an optimizer with two moments, and an average.
-
-    Raises:
-        UserError: There is no space, and ``must_fit``.
     """
     weights = sum(tensor.nbytes for model in models for tensor in model.state_dict().values())
     free = shutil.disk_usage(folder).free
@@ -112,16 +98,52 @@ def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: boo
     add_log(text, "WARNING")
 
 
+def describe_environment(device: torch.device) -> str:
+    """Return versions, device, git commit and uncommitted changes as text."""
+    commit = _git("rev-parse", "HEAD")
+    lines = [
+        f"python {platform.python_version()} on {platform.platform()}",
+        *(f"{name} {_version(name)}" for name in _PACKAGES),
+        f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}",
+        f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}",
+        f"git commit {commit or 'none'}",
+    ]
+    if commit:
+        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+    return "\n".join(lines) + "\n"
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device's name for people."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints; nothing without git or a repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def _job_script(backup: Path, name: str) -> str:
     """Return a script that repeats the run under another name, with the same launcher and number of processes."""
     processes = get_world_size()
     python = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
-    config, name = shlex.quote(str(backup.absolute())), shlex.quote(name)
+    folder, script, config, name = map(shlex.quote, (str(Path.cwd()), sys.argv[0], str(backup.absolute()), name))
     return (
         "#!/bin/sh\n"
         "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
-        f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
-        f'exec {python} {shlex.quote(sys.argv[0])} --config {config} --name {name} "$@"\n'
+        f"cd {folder} || exit 1\n"
+        f'exec {python} {script} --config {config} --name {name} "$@"\n'
     )
 
 

@@ -1,8 +1,7 @@
 """One checkpoint file: complete or not there, and proven by a digest.
 
-It is the zip archive of ``torch.save``, which ``torch.load(file, weights_only=True)`` reads. The archive's comment
-(``unzip -z file`` shows it) holds the SHA-256 of everything that ``torch.save`` wrote, since ``torch.load`` itself
-accepts most files with a flipped bit.
+It is the zip archive of ``torch.save``. The archive's comment (``unzip -z file`` shows it) holds the SHA-256 of
+everything that ``torch.save`` wrote, since ``torch.load`` itself accepts most files with a flipped bit.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from common.config.rooms import open_room
 
 SHARDS = "shards"
 _LABEL = b"checkpoint 1 sha256 "
-SHARDED_LABEL = b"checkpoint 1 shards "  # of the same length: a folder of shards belongs to the file
-COMMENT_SIZE = len(_LABEL) + 64
+_SHARDED_LABEL = b"checkpoint 1 shards "  # of the same length: a folder of shards belongs to the file
+_COMMENT_SIZE = len(_LABEL) + 64
 _NO_COMMENT = b"\0\0"  # the end of a file of torch.save: the length of the archive's comment
 
 
@@ -32,6 +31,7 @@ class _Hashed:
 
     def __init__(self, file: BinaryIO):
         self._file, self.sha256 = file, hashlib.sha256()
+        self.flush = file.flush
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -42,23 +42,16 @@ class _Hashed:
             self.error = error
             raise
 
-    def flush(self) -> None:
-        self._file.flush()
-
 
 def write_durably(state: dict[str, Any], path: Path) -> None:
-    """Write a state to a new file and flush it to the disk. The file must not be used before this returns.
-
-    Raises:
-        OSError: The disk is full, or the file cannot be written.
-    """
+    """Write a state to a new file and flush it to the disk. Raise an OSError if that fails."""
     with path.open("wb") as file:
-        hashed = _Hashed(file)
+        hashed: Any = _Hashed(file)
         try:
             torch.save(state, hashed)
         except RuntimeError:
             raise hashed.error or OSError(f"{path}: cannot be written") from None
-        comment = (SHARDED_LABEL if SHARDS in state else _LABEL) + hashed.sha256.hexdigest().encode()
+        comment = (_SHARDED_LABEL if SHARDS in state else _LABEL) + hashed.sha256.hexdigest().encode()
         file.seek(-len(_NO_COMMENT), os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little") + comment)
         file.flush()
@@ -89,27 +82,17 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def hash_bytes(file: BinaryIO, size: int) -> Any:
-    """Return the SHA-256, a hash object of hashlib, of the next ``size`` bytes of a file."""
-    digest = hashlib.sha256()
-    while size > 0 and (chunk := file.read(min(size, 1 << 20))):
-        digest.update(chunk)
-        size -= len(chunk)
-    return digest
-
-
 def find_fault(path: Path) -> str | None:
     """Return what is wrong with a checkpoint file, or None if every bit is as it was written.
 
-    Raises:
-        UserError: It is sharded, and the room ``sharding`` is missing.
+    Raise a UserError if it is sharded and the room ``sharding`` is missing.
     """
     try:
-        fault, is_sharded = _check_digest(path)
+        fault = _check_digest(path)
+        if fault or not is_sharded(path):
+            return fault
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    if fault or not is_sharded:
-        return fault
     room = open_room("sharding.files", str(path))
     try:
         return room.find_shard_fault(path.parent, _load(path)[SHARDS])
@@ -117,44 +100,55 @@ def find_fault(path: Path) -> str | None:
         return "its description of its shards cannot be read"
 
 
-def _check_digest(path: Path) -> tuple[str | None, bool]:
-    """Return what is wrong with the file itself, and whether shards belong to it."""
-    size = path.stat().st_size - COMMENT_SIZE - len(_NO_COMMENT)
-    if size <= 0:
-        return "it is empty or cut short", False
+def _check_digest(path: Path) -> str | None:
+    """Return what is wrong with the file itself, whatever its shards are."""
+    remaining = path.stat().st_size - _COMMENT_SIZE - len(_NO_COMMENT)
+    if remaining <= 0:
+        return "it is empty or cut short"
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest, end = hash_bytes(file, size), file.read()
+        while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
+            digest.update(chunk)
+            remaining -= len(chunk)
+        size, label, found = file.read(len(_NO_COMMENT)), file.read(len(_LABEL)), file.read()
     digest.update(_NO_COMMENT)
-    label, found = end[2 : 2 + len(_LABEL)], end[2 + len(_LABEL) :]
-    if end[:2] != COMMENT_SIZE.to_bytes(2, "little") or label not in (_LABEL, SHARDED_LABEL):
-        return "it does not end in the digest of a checkpoint: cut short, foreign, or of an older version", False
+    if size != _COMMENT_SIZE.to_bytes(2, "little") or label not in (_LABEL, _SHARDED_LABEL):
+        return "it does not end in the digest of a checkpoint: cut short, foreign, or of an older version"
     if found != digest.hexdigest().encode():
-        return "it is damaged: its bytes do not have the digest it was written with", False
-    return None, label == SHARDED_LABEL
+        return "it is damaged: its bytes do not have the digest it was written with"
+    return None
+
+
+def is_sharded(path: Path) -> bool:
+    """Return whether a folder of shards belongs to a checkpoint file."""
+    with path.open("rb") as file:
+        file.seek(-_COMMENT_SIZE, os.SEEK_END)
+        return file.read(len(_SHARDED_LABEL)) == _SHARDED_LABEL
 
 
 def read_checkpoint(path: Path, whole: bool = True) -> dict[str, Any]:
-    """Return the parts of a checkpoint that this project wrote, on the CPU.
+    """Return the parts of a checkpoint of this project, on the CPU. Raise a UserError if it is damaged or foreign.
 
-    Args:
-        path: The file.
-        whole: Read sharded tensors whole; otherwise as ``Stored``, for a sharded strategy to distribute.
-
-    Raises:
-        UserError: No such file, damaged, or not written by this project.
+    Sharded tensors are read whole, or else stay ``Stored``, for a sharded strategy to distribute.
     """
     _check_exists(path)
     fault = find_fault(path)
     if fault:
         raise UserError(f"{path}: no checkpoint to go on from: {fault}")
-    return _read(path, whole)
+    state = _load(path)
+    if SHARDS not in state:
+        return state
+    room = open_room("sharding.files", str(path))
+    try:
+        return room.read_shards(state, path.parent / Path(state[SHARDS]["folder"]).name, whole)
+    except Exception as error:
+        raise UserError(f"{path}: its shards are foreign, damaged, or ask for code to be run") from error
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """Return the dict in any file of ``torch.save``, on the CPU. One of this project is checked by its digest.
+    """Return the dict in any file of ``torch.save``, on the CPU; one of this project as ``read_checkpoint`` does.
 
-    Raises:
-        UserError: No such file, damaged, not written by ``torch.save``, or with more than plain data and tensors.
+    Raise a UserError if the file is damaged, foreign, or holds more than plain data and tensors.
     """
     _check_exists(path)
     try:
@@ -162,27 +156,14 @@ def read_plain(path: Path) -> dict[str, Any]:
             is_ours, damaged = bool(archive.comment), None if archive.comment else archive.testzip()
     except Exception as error:  # zipfile raises a dozen types, which all mean this
         raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6") from error
-    if damaged or (is_ours and find_fault(path)):
+    if damaged:
         raise UserError(f"{path}: no checkpoint: it is damaged")
-    return _read(path) if is_ours else _load(path)
+    return read_checkpoint(path) if is_ours else _load(path)
 
 
 def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint, {nearest(path.name, [p.name for p in path.parent.glob('*.pt')])}")
-
-
-def _read(path: Path, whole: bool = True) -> dict[str, Any]:
-    """Return the parts of a proven checkpoint, its shards included."""
-    state = _load(path)
-    if SHARDS not in state:
-        return state
-    room = open_room("sharding.files", str(path))
-    try:
-        state = room.mark_stored(state, path.parent / Path(state[SHARDS]["folder"]).name)
-        return room.read_all(state) if whole else state
-    except Exception as error:
-        raise UserError(f"{path}: its shards are foreign, damaged, or ask for code to be run") from error
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -8,49 +8,46 @@ from typing import Any
 import torch
 
 from common.run.device import map_nested
+from common.run.strategy import WHOLE
 
 
 class HostCopy:
     """Copies similar states again and again, into memory that it keeps: fresh pages cost more than the copy.
 
-    A copy is valid until the next one is taken.
-
-    Args:
-        keeps: Whether this process keeps the copy; the others only help to gather sharded tensors.
-        whole: Returns a sharded tensor whole, and any other one itself: ``Strategy.whole``.
+    A process that does not keep the copy only helps to gather the sharded tensors, which ``whole`` returns whole.
     """
 
-    def __init__(self, keeps: bool = True, whole: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor):
+    def __init__(self, keeps: bool = True, whole: Callable[[torch.Tensor], torch.Tensor] = WHOLE.whole):
         self._keeps, self._whole = keeps, whole
-        self._kept: dict[tuple, torch.Tensor] = {}
+        self._kept: dict[tuple, torch.Tensor] = {}  # by path in the state and layout
 
     def take(self, state: Any) -> Any:
-        """Return the state with each tensor replaced by a whole copy on the CPU; shared tensors stay shared.
+        """Return the state with each tensor replaced by a whole copy on the CPU, valid until the next one is taken.
 
-        Collective where tensors are sharded.
+        Shared tensors stay shared. Collective where tensors are sharded.
         """
-        kept, self._kept, self._seen = self._kept, {}, {}
+        kept: dict[tuple, torch.Tensor] = {}
+        copies: dict[tuple, torch.Tensor] = {}  # by the memory that was copied
 
         def copy(path: tuple, value: Any) -> Any:
-            return self._copy_tensor(value.detach(), path, kept) if isinstance(value, torch.Tensor) else value
+            if not isinstance(value, torch.Tensor):
+                return value
+            own = value.detach()
+            whole = self._whole(own)
+            if not self._keeps:
+                return whole
+            layout = whole.shape, whole.stride(), whole.dtype
+            # A tensor gathered just now has memory of its own, whose address the next one may get.
+            memory = (whole.device, whole.data_ptr(), layout) if whole is own else path
+            if memory not in copies:
+                host = self._kept.get((path, layout))
+                if host is None:
+                    host = torch.empty_like(whole, device="cpu", pin_memory=whole.is_cuda)
+                kept[path, layout] = copies[memory] = host.copy_(whole, non_blocking=whole.is_cuda)
+            return copies[memory]
 
         copied = map_nested(state, copy)
+        self._kept = kept
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
-
-    def _copy_tensor(self, own: torch.Tensor, path: tuple, kept: dict[tuple, torch.Tensor]) -> torch.Tensor:
-        value = self._whole(own)
-        if not self._keeps:
-            return value
-        memory: tuple = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
-        if value is not own:
-            memory = path  # gathered just now: the next one may get the same address
-        if value.numel() and memory in self._seen:
-            return self._seen[memory]
-        copy = kept.get(path)
-        if copy is None or (copy.shape, copy.dtype, copy.stride()) != (value.shape, value.dtype, value.stride()):
-            copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        copy.copy_(value, non_blocking=value.is_cuda)
-        self._kept[path] = self._seen[memory] = copy
-        return copy

@@ -19,11 +19,7 @@ _LOADING = ("worker", "persistent_workers", "batch_size")
 
 
 class ResumeCheck:
-    """The deciding settings of a run, as a part of its checkpoints that refuses to be loaded into other ones.
-
-    Args:
-        config: The whole config.
-    """
+    """The deciding settings of a run, as a part of its checkpoints that refuses to be loaded into other ones."""
 
     def __init__(self, config: Config):
         self._allow_changed = config.checkpoint.allow_changed
@@ -44,23 +40,18 @@ class ResumeCheck:
         return self._settings
 
     def load_state_dict(self, state: dict[str, str]) -> None:
-        """Compare the settings with those of ``state_dict``.
-
-        Raises:
-            UserError: They differ, so that the run would not continue as it would have without the interruption.
-        """
-        keys = [key for key in {**state, **self._settings} if state.get(key) != self._settings.get(key)]
+        """Raise a UserError if the settings are others, so that the run would not continue as without the cut."""
+        old, new = state, self._settings
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if not keys:
             return
-        changes = "; ".join(f"{key} was {state.get(key)}, is {self._settings.get(key)}" for key in keys)
+        changes = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
         if any(key.startswith(_IN_STATE) and not key.split(".")[-1].startswith(_NOT_IN_STATE) for key in keys):
-            raise UserError(
-                f"this run is another one: {changes}. To train on from its weights alone: --progress.start_epoch 0"
-            )
+            hint = "To train on from its weights alone: --progress.start_epoch 0"
+            raise UserError(f"this run is another one: {changes}. {hint}")
         if not self._allow_changed:
-            raise UserError(
-                f"this run would not go on exactly: {changes}. To go on all the same: --checkpoint.allow_changed true"
-            )
+            hint = "To go on all the same: --checkpoint.allow_changed true"
+            raise UserError(f"this run would not go on exactly: {changes}. {hint}")
         add_log(f"going on with changed settings: {changes}", "WARNING")
 
 

@@ -12,7 +12,7 @@ from common.tools.project import make_parser, one_line_errors
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print what differs, a line a key."""
+    """Print each key that differs and, for two experiments, the last value of each curve."""
     parser = make_parser("compare", __doc__)
     parser.add_argument("one", type=Path, help="a config file, or an experiment's folder")
     parser.add_argument("other", type=Path, help="the other one")
@@ -25,13 +25,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """Return every key of a config file, or of an experiment's, with its value: defaults too."""
+    """Return all keys of a config file or of an experiment's config, including defaults."""
     file = path / "cfg_backup.yaml" if path.is_dir() else path
     return flatten(asdict(load_config(["--config", str(file)])))
 
 
 def flatten(section: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested sections as one dict with dotted keys; an empty section is a value."""
+    """Return nested sections as one dict with dotted keys; an empty section counts as a value."""
     flat = {}
     for key, value in section.items():
         flat |= flatten(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
@@ -39,7 +39,7 @@ def flatten(section: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return a key and its two values for each key that differs; - where one has no such key."""
+    """Return each key that differs with its two values; - stands for a missing key."""
     keys = dict.fromkeys([*one, *other])
     found = [(key, _shown(one, key), _shown(other, key)) for key in keys]
     return [row for row in found if row[1] != row[2]]
@@ -48,11 +48,11 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, s
 def side_by_side(one: Path, other: Path) -> list[tuple[str, str, str]]:
     """Return the last value of each curve in two experiments."""
     lasts = [{name: f"{values[-1]:.5g}" for name, (_, values) in read_curves(path).items()} for path in (one, other)]
-    return [(key, *(last.get(key, "-") for last in lasts)) for key in dict.fromkeys([*lasts[0], *lasts[1]])]
+    return [(key, lasts[0].get(key, "-"), lasts[1].get(key, "-")) for key in dict.fromkeys([*lasts[0], *lasts[1]])]
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows as aligned columns; the first is the head."""
+    """Print rows as aligned columns; the first row is the header."""
     if len(rows) == 1:
         print("no key differs")
         return

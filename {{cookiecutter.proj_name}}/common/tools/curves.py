@@ -1,4 +1,4 @@
-"""The curves of an experiment, as ``metrics.jsonl`` has them."""
+"""The curves of an experiment, read from its ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PLACE = {"split", "epoch", "step", "time"}
 
 
 def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Return steps and values of each curve, by ``<split>/<name>``; values that were not finite are left out.
+    """Return steps and values of each curve, by ``<split>/<name>``; values that were not finite are skipped.
 
     Args:
         folder: An experiment's folder, or its ``metrics.jsonl``.
 
     Raises:
-        UserError: No such file, or a line that is no JSON object.
+        UserError: There is no such file, or a line is not a JSON object.
     """
     path = folder / "metrics.jsonl" if folder.is_dir() else folder
     try:

@@ -25,14 +25,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def plot(runs: dict[str, dict[str, tuple[list[int], list[float]]]], keys: list[str] | None = None) -> Figure:
-    """Return a figure with a panel for each key: validation as a line with marks, training as a thin one.
+    """Return a figure with one panel per key: validation as a line with markers, training as a thin line.
 
     Args:
         runs: The curves of each run, by its name.
-        keys: What to plot. None: all that is measured in validation, or else in training.
+        keys: What to plot. None: everything measured in validation, or in training if there is no validation.
 
     Raises:
-        UserError: No run has such a key.
+        UserError: No run has one of the keys.
     """
     names = dict.fromkeys(name for curves in runs.values() for name in curves)
     known = {name.split("/", 1)[1]: None for name in names if name.startswith(("val/", "train/"))}

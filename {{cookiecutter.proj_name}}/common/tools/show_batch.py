@@ -1,8 +1,56 @@
-"""Moved to ``python -m common.vision.show_batch``; this name stays for one release."""
+"""Draw a batch as the model gets it, after all transforms."""
 
+from pathlib import Path
+
+from common.config.errors import UserError
 from common.config.rooms import open_room
-from common.tools.project import one_line_errors
+from common.config.schema import Config
+from common.tools.project import import_package, make_parser, one_line_errors, read_words
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the picture and print its name."""
+    parser = make_parser("show_batch", __doc__)
+    parser.add_argument("--split", choices=("train", "val", "eval"), default="train", help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=16, help="samples at most (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("batch.png"), help="the picture (default: %(default)s)")
+    words, config = read_words(parser, argv)
+    with one_line_errors():
+        import_package()
+        draw_batch(config, words.split, words.count, words.out)
+    print(words.out)
+
+
+def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
+    """Draw the first samples of the first batch.
+
+    Raises:
+        UserError: There is no such split, or its batches have no ``image``.
+    """
+    import torch
+
+    from common.config.build import build_loader
+    from common.config.lookup import class_numbers
+    from common.data.batches import open_pass
+
+    room = open_room("vision.pictures", "show_batch")
+    torch.manual_seed(config.trainer.seed)
+    loader = build_loader(config, split)
+    if loader is None:
+        raise UserError(f"dataset.{split}: expected a section with a 'type', found nothing")
+    batch, transform = next(open_pass(loader, 0)), getattr(loader, "transform_batch", None)
+    batch = transform(batch) if transform else batch
+    if "image" not in batch:
+        raise UserError(f"dataset.{split}: a batch has no image to draw, found {', '.join(batch)}")
+    pictures = {"image": room.as_pictures(batch["image"][:count])}
+    if "mask" in batch:
+        masks = class_numbers(batch["mask"][:count], batch["image"])
+        pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
+    titles = [str(int(label)) for label in batch["label"]] if "label" in batch else [""] * count
+    shown = [dict(zip(pictures, images, strict=True)) for images in zip(*pictures.values(), strict=True)]
+    samples = [room.ShownSample(*sample) for sample in zip(shown, titles, strict=False)]
+    room.sample_figure(room.in_rows(samples, across=4 if "mask" in batch else 8)).savefig(out, dpi=150)
+
 
 if __name__ == "__main__":
-    with one_line_errors():
-        open_room("vision.show_batch", "common.tools.show_batch").main()
+    main()

@@ -1,4 +1,4 @@
-"""Divide the files of a folder at random into sets that do not overlap, a list of names each."""
+"""Divide the files of a folder at random into disjoint sets, and write a list of names for each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def group_of(name: str, pattern: str | None) -> str:
-    """Return what stays together with a file: what the first group of the pattern matches in its name, or itself."""
+    """Return the group of a file: what the first (...) of the pattern matches in its name, or the name itself."""
     if pattern is None:
         return name
     try:

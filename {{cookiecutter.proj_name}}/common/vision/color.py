@@ -1,7 +1,5 @@
 """Transforms that change only colors."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Transforms that move pixels, together with masks, boxes and keypoints."""
 
-from __future__ import annotations
-
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D
 from kornia.constants import Resample

@@ -1,7 +1,5 @@
 """The multi-layer perceptron."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from common.data.lookup import class_numbers, predicted_classes
+from common.config.lookup import class_numbers, predicted_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,8 +147,7 @@ def _describe(row: dict[str, Any]) -> tuple[str, str]:
     if "guess" in row:
         is_right = row["guess"] == row["label"]
         return ("right", f"{row['guess']}") if is_right else ("wrong", f"{row['guess']}, is {row['label']}")
-    results = [f"{name} {float(value):.2f}" for name, value in row.items() if name != "sample"]
-    return "", results[0] if results else ""
+    return "", next((f"{name} {float(value):.2f}" for name, value in row.items() if name != "sample"), "")
 
 
 def in_rows(samples: list[ShownSample], across: int) -> list[tuple[str, list[ShownSample]]]:

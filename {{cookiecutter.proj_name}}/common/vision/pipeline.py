@@ -60,11 +60,7 @@ class Pipeline:
         return {**sample, **{key: value.squeeze(0) for key, value in batch.items()}}
 
     def on_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a transformed batch; each sample gets its own random numbers.
-
-        Raises:
-            ValueError: The images are not floating-point tensors, or the masks have another size.
-        """
+        """Return a transformed batch; each sample gets its own random numbers. Raises as for a single sample."""
         if self._converts:
             batch = {**batch, "image": to_float(batch["image"])}
         return {**batch, **self._transform({key: batch[key] for key in _KEYS if key in batch})}

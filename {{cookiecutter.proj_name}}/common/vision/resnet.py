@@ -1,12 +1,10 @@
 """Residual networks."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
 from common.config.registry import MODEL_REGISTRY
-from common.state.model import BaseModel
+from common.vision.model import BaseModel
 
 
 class BasicBlock(nn.Module):

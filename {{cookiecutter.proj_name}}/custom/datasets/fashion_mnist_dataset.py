@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import DATASET_REGISTRY, ArrayDataset, UserError
-from common.data import check_labels, download, split_groups
+from common import DATASET_REGISTRY, ArrayDataset, UserError, open_room
+from common.data import check_labels, split_groups
 
 MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -60,7 +60,8 @@ class FashionMNISTDataset(ArrayDataset):
     @staticmethod
     def _get(data_dir: str, name: str, mirrors: list[str] | tuple[str, ...]) -> Path:
         urls = [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors]
-        return download(Path(data_dir) / "fashion_mnist" / name, urls, FILES[name])
+        room = open_room("tools.download", "FashionMNISTDataset")
+        return room.download(Path(data_dir) / "fashion_mnist" / name, urls, FILES[name])
 
 
 def read_idx(path: Path) -> torch.Tensor:

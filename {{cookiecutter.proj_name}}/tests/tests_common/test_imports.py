@@ -1,7 +1,7 @@
 """The engine imports one way: each file only from the rows above its own, and nothing of the project around it.
 
-Each unit, ``common/<unit>.py`` or ``common/<unit>/``, stands in one row. A row imports only the rows above it and,
-inside the row, what ``SAME_ROW`` names. A new unit belongs to row 2 until it is named here.
+A unit is a folder of ``common``, or a file of one that stands in a row of its own. Files of one unit may import each
+other. A folder that no row names is a room: it imports the core, and no other room.
 """
 
 import ast
@@ -9,39 +9,32 @@ import tempfile
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = {
-    0: {"errors", "schema", "secrets", "__init__"},
-    1: {"config", "inputs", "registry", "distributed"},
-    3: {"build", "datasets", "models", "losses", "metrics", "transforms"},
-    4: {"engine"},
-    5: {"tools"},
-}
-MAY_IMPORT = {0: set(), 1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1, 2}, 5: {0, 1, 2, 3, 4}}
-SAME_ROW = {
-    "checkpoint": {"checkpoint_file", "host_copy", "logger", "shards"},
-    "checkpoint_file": {"shards"},
-    "elastic": {"signals"},
-    "ema": {"parallel", "sharding"},
-    "continuity": {"logger"},
-    "experiment": {"checkpoint", "logger"},
-    "launch": {"elastic", "experiment", "logger", "parallel", "seed", "signals"},
-    "monitor": {"logger", "pictures"},
-    "profiling": {"logger"},
-    "optim": {"sharding"},
-    "sharding": {"shards"},
-    "shards": {"host_copy", "shard_reader"},
-    "updater": {"ema", "optim", "sharding"},
-    "weights": {"checkpoint_file", "sharding"},
-    "datasets": {"transforms"},
-    "build": {"datasets", "models", "losses", "metrics", "transforms"},
-}
+ROWS = (
+    {"config.errors", "config.schema", "config.secrets"},
+    {"config"},  # files and flags, the registry, the rooms
+    {"run.distributed"},
+    {"run"},  # signals, random numbers, devices, processes
+    {"run.strategy", "log"},
+    {"optim", "state"},
+    {"run.launch", "data"},
+    {"config.build"},
+    {"engine"},
+)
+FOLDERS = {path.name for path in (ROOT / "common").iterdir() if path.is_dir()}
+
+
+def unit_of(module: str) -> str:
+    """Return the unit that a module below ``common`` belongs to, such as ``run.launch`` or ``log``."""
+    name = ".".join(module.split(".")[:2])
+    return name if any(name in row for row in ROWS) else module.split(".")[0]
 
 
 def row_of(unit: str) -> int:
-    """Return the row that a unit of ``common`` stands in."""
-    return next((row for row, units in ROWS.items() if unit in units), 2)
+    """Return the row that a unit stands in; rooms stand in the last."""
+    return next((i for i, row in enumerate(ROWS) if unit in row), len(ROWS))
 
 
 def imports_of(path: Path, root: Path) -> Iterator[str]:
@@ -56,12 +49,9 @@ def imports_of(path: Path, root: Path) -> Iterator[str]:
 
 
 def is_upward(importer: str, imported: str) -> bool:
-    """Tell whether one unit of ``common`` may import another."""
-    return (
-        importer == imported
-        or row_of(imported) in MAY_IMPORT[row_of(importer)]
-        or imported in SAME_ROW.get(importer, set())
-    )
+    """Tell whether one module below ``common`` may import another."""
+    one, other = unit_of(importer), unit_of(imported)
+    return one == other or row_of(other) < row_of(one)
 
 
 def faults(root: Path) -> list[str]:
@@ -69,11 +59,13 @@ def faults(root: Path) -> list[str]:
     packages = {path.parent.name for path in root.glob("*/__init__.py")} - {"common", "tests"}
     found = []
     for path in sorted(path for top in packages | {"common"} for path in (root / top).rglob("*.py")):
-        top, unit = path.relative_to(root).with_suffix("").parts[:2]
+        top, *parts = path.relative_to(root).with_suffix("").parts
+        module = ".".join(part for part in parts if part != "__init__")
         for name in imports_of(path, root):
-            head, second = (name.split(".") + [""])[:2]
-            below = {"train", "evaluate", "tests"} | (packages if top == "common" else set())
-            if head in below or (top == head == "common" and not is_upward(unit, second)):
+            head, _, below_common = name.partition(".")
+            scripts = {"train", "evaluate", "plain_loop", "tests"} | (packages if top == "common" else set())
+            inside = top == head == "common" and module and below_common.split(".")[0] in FOLDERS
+            if head in scripts or (inside and not is_upward(module, below_common)):
                 found.append(f"{path.relative_to(root)} imports {name}")
     return found
 
@@ -84,23 +76,29 @@ class TestImportDirection(unittest.TestCase):
 
     def test_wrong_ways_are_seen(self):
         cases = {
-            "common/meters.py": "import mine.trainer",
-            "common/config.py": "from common.meters import Meters",
-            "common/errors.py": "from . import registry",
-            "common/losses/a.py": "def f():\n    from ..metrics import b",
-            "common/engine/loop.py": "from common import build",
-            "common/engine/__init__.py": "from ..datasets.loader import Loader",
+            "common/log/metric.py": "import mine.trainer",
+            "common/config/load.py": "from common.log.metric import Meters",
+            "common/config/errors.py": "from . import registry",
+            "common/config/registry.py": "from common.config import build",
+            "common/optim/a.py": "def f():\n    from ..state import file",
+            "common/engine/loop.py": "from common.sharding import strategy",
+            "common/engine/__init__.py": "from ..tools.project import make_parser",
+            "common/vision/a.py": "from common.measures.f1 import F1",
             "mine/trainer.py": "from train import main",
-            "common/monitor.py": "import tests.helpers",
+            "common/log/curves.py": "import tests.helpers",
         }
         allowed = {
-            "common/logger.py": "from .distributed import get_rank\nimport numpy",
-            "common/engine/other.py": "from . import loop\nfrom common.meters import Meters",
+            "common/__init__.py": "from common.engine import Trainer",
+            "common/log/console.py": "from ..run.distributed import get_rank\nimport numpy",
+            "common/engine/other.py": "from . import loop\nfrom common.log.metric import Meters",
+            "common/config/build.py": "from common.data.loader import make_loader",
+            "common/vision/b.py": "from common.engine import Trainer\nfrom common.vision import a",
             "mine/losses.py": "from common.engine import loop\nfrom mine.trainer import T",
-            "train.py": "import common.launch, mine.trainer",
+            "train.py": "import common.run.launch, mine.trainer",
             "mine/__init__.py": "",
         }
-        with tempfile.TemporaryDirectory() as folder:
+        rooms = {"sharding", "tools", "vision", "measures"}
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(globals(), {"FOLDERS": FOLDERS | rooms}):
             for name, text in {**cases, **allowed}.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from common.config.errors import UserError
+from common import UserError
+from tests import needs_room
 from custom.datasets import fashion_mnist_dataset
 from custom.datasets.fashion_mnist_dataset import FashionMNISTDataset, read_idx
 
@@ -22,6 +23,7 @@ def write_idx(path, values):
     path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
 
 
+@needs_room("tools")
 class TestFashionMNIST(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()

@@ -95,5 +95,6 @@ class TestCommands(CommandsTest):
         self.assertGreater(Image.open(results / "predictions.png").width, 500)
 
     @slow
+    @slow
     def test_finds_the_shapes(self):
         self.assertGreaterEqual(max(line["iou"] for line in self.train()), 0.9)

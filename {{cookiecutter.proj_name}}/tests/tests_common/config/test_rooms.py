@@ -132,8 +132,9 @@ from common.config.registry import MODEL_REGISTRY
 MODEL_REGISTRY.register()(torch.nn.Linear)
 build_model({"type": "Linear", "in_features": 2, "out_features": 1})
 build_loss({"l1": {"type": "L1Loss", "input_name": ["y", "t"]}})
-rooms = ("vision", "measures", "diagnose", "sharding", "tools")
-print([name for name in sys.modules if name.startswith(tuple(f"common.{room}" for room in rooms))])
+rooms = tuple(f"common.{room}" for room in ("vision", "measures", "diagnose", "sharding", "tools"))
+old_paths = ("common.tools", "common.tools.moved")
+print([name for name in sys.modules if name.startswith(rooms) and name not in old_paths])
 """
         done = subprocess.run([sys.executable, "-c", script], cwd=COMMON.parent, capture_output=True, text=True)
         self.assertEqual((done.stdout, done.stderr), ("[]\n", ""))

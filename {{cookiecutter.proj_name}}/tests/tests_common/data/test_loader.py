@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from common.data import ArrayDataset, PositionedBatchSampler, make_loader
-from common.data.loader import _to_hand_over
 
 
 def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
@@ -18,8 +17,8 @@ def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
 def make(length, batch_size, world, rank, epoch=0, start=0, **keys):
     """Return a rank's sampler, and its batches of indices."""
     with (
-        mock.patch("common.data.loader.get_data_rank", lambda: rank),
-        mock.patch("common.data.loader.get_data_size", lambda: world),
+        mock.patch("common.data.batches.get_data_rank", lambda: rank),
+        mock.patch("common.data.batches.get_data_size", lambda: world),
     ):
         sampler = PositionedBatchSampler(length, batch_size, **keys)
     sampler.set_position(epoch, start)
@@ -149,8 +148,25 @@ class TestLoader(unittest.TestCase):
             self.assertFalse(flag.is_shared())
 
     def test_what_cannot_be_copied_is_handed_over_as_torch_does(self):
-        for tensor in (torch.eye(3).to_sparse(), nn.Parameter(torch.ones(1)), torch.ones(1, requires_grad=True)):
-            self.assertIs(_to_hand_over((), tensor), tensor)
+        tensors = {
+            "sparse": torch.eye(3).to_sparse(),
+            "parameter": nn.Parameter(torch.ones(1)),
+            "leaf": torch.ones(1, requires_grad=True),
+        }
+
+        class Whole(torch.utils.data.Dataset):
+            def __len__(self):
+                return 1
+
+            def __getitems__(self, indices):
+                return tensors
+
+        (batch,) = make_loader(Whole(), 1, worker=1)
+        for name, tensor in tensors.items():
+            self.assertIs(type(batch[name]), type(tensor))
+            self.assertEqual((batch[name].layout, batch[name].requires_grad), (tensor.layout, tensor.requires_grad))
+            self.assertTrue(batch[name].to_dense().equal(tensor.to_dense()))
+        self.assertTrue(batch["parameter"].is_shared() and batch["leaf"].is_shared())
 
     def test_tensors_of_different_lengths(self):
         with self.assertRaisesRegex(ValueError, "same number of samples, found {'x': 2, 'y': 3}"):

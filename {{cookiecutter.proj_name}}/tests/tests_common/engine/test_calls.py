@@ -13,7 +13,6 @@ from common.engine import EpochBasedTrainer
 from common.optim.build import build_optimizer, build_scheduler
 from common.optim.step import OptimizerStep
 from common.run.launch import Session
-from common.vision.mlp import MLP
 from tests.tests_common.engine import toy
 
 FIRST, LAST = 60, 160  # the iterations that are watched; the 100th and the 150th are logged
@@ -27,7 +26,7 @@ class Watched(EpochBasedTrainer):
         super().__init__(config, session)
         data = ArrayDataset("data", x=torch.randn(32 * 200, 64), y=torch.randint(10, (32 * 200,)))
         self.register_loader(make_loader(data, 32, training=True, pin_memory=session.device.type == "cuda"))
-        self.register_model(MLP([64, 64, 10]))
+        self.register_model(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
         self.register_optimizer(build_optimizer(config.optim, self.parameter_groups(self.model)))
         self.register_scheduler(build_scheduler(config.optim, self.optimizer, self.schedule_length))
 

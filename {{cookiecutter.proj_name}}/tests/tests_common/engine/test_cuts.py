@@ -10,6 +10,7 @@ from unittest import mock
 from common.run.seed import seed_everything
 from common.run.signals import Interrupted
 from common.state.checkpoint import find_checkpoint
+from tests import share_of
 from tests.compare import differences
 from tests.tests_common.engine import rich, toy
 
@@ -29,12 +30,12 @@ def cutting(trainer_class, iteration=None, val_step=None):
 
         def after_train_step(self, *_):
             if self.total_iterations + 1 == iteration:
-                self.stop.request.number = signal.SIGTERM
+                self.stop.handle_signal(signal.SIGTERM)
 
         def after_val_step(self, *_):
             self.val_steps += 1
             if self.val_steps == val_step:
-                self.stop.request.number = signal.SIGTERM
+                self.stop.handle_signal(signal.SIGTERM)
 
     return Cutting
 
@@ -86,21 +87,21 @@ class TestCuts(TestCutsBase):
         self.assertEqual(list(differences(whole, self.train(name, set_up, *cuts))), [], f"{set_up} {cuts}")
 
     def test_after_a_step(self):
-        for i, set_up in enumerate(SET_UPS):
+        for i, set_up in enumerate(share_of(SET_UPS, 5)):
             self.root /= f"{i}"
-            for iteration in (1 + i, 18, 36 + i, 54):
+            for iteration in share_of((1 + i, 18, 36 + i, 54), 2):
                 with self.subTest(**set_up, iteration=iteration):
                     self.check(set_up, {"iteration": iteration})
 
     def test_twice_within_an_epoch(self):
-        for i, set_up in enumerate(SET_UPS[::3]):
+        for i, set_up in enumerate(share_of(SET_UPS[::3], 2)):
             self.root /= f"{i}"
             with self.subTest(**set_up):
                 self.check(set_up, {"iteration": 20 + i}, {"iteration": 23})
 
     def test_in_a_validation(self):
         # The 21 samples are five batches; the fourth validation is the one after the first epoch.
-        for val_step in (1, 4, 13, 17, 18):
+        for val_step in share_of((1, 4, 13, 17, 18), 3):
             with self.subTest(val_step=val_step):
                 self.check({"mode": "epoch", "accumulate": 3}, {"val_step": val_step})
 

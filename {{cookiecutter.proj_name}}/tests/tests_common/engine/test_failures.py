@@ -13,6 +13,7 @@ from common.run.failures import explain
 from common.run.seed import seed_everything
 from common.state.checkpoint import find_newest
 from common.state.file import read_checkpoint
+from tests import slow
 from tests.compare import differences
 from tests.tests_common.engine import rich, test_cuts, toy
 
@@ -39,6 +40,7 @@ def failing(trainer_class, hook, calls, error):
 class TestExceptions(test_cuts.TestCutsBase):
     """A mistake in the user's code, anywhere."""
 
+    @slow
     def test_goes_on_exactly(self):
         for set_up in ({"mode": "epoch", "accumulate": 3}, {"mode": "iter"}):
             self.root /= set_up["mode"]

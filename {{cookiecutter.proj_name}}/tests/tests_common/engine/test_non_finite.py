@@ -15,6 +15,7 @@ from common.config.schema import DebugConfig, OptimizerConfig
 from common.optim.build import build_optimizer
 from common.optim.step import OptimizerStep
 from common.run.signals import Interrupted
+from tests import needs_room
 from tests.tests_common.engine import toy
 
 OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Adagrad", "NAdam")
@@ -120,7 +121,7 @@ class TestTraining(unittest.TestCase):
         class Cut(base):
             def after_train_step(self, *_):
                 if self.total_iterations + 1 == cut_at:
-                    self.stop.request.number = signal.SIGTERM
+                    self.stop.handle_signal(signal.SIGTERM)
 
         first = Cut(config, toy.make_session(self))
         with self.assertRaises(Interrupted):
@@ -139,6 +140,7 @@ class TestTraining(unittest.TestCase):
             trainer.run()
         self.assertEqual(trainer.total_iterations, 120)
 
+    @needs_room("diagnose")
     def test_debug_mode_keeps_the_batch(self):
         config = toy.make_config(batch_size=4, debug=DebugConfig(debug_mode=True))
         self.addCleanup(torch.autograd.set_detect_anomaly, False)
@@ -179,7 +181,12 @@ class TestOnTheDevice(unittest.TestCase):
         optimizer = build_optimizer(config, [{"params": list(model.parameters())}])
         lost = []
         updater = updater_class(
-            optimizer, StepLR(optimizer, 1, 0.5), config, model, precision, on_skipped=lambda place, _: lost.append(place)
+            optimizer,
+            StepLR(optimizer, 1, 0.5),
+            config,
+            model,
+            precision,
+            on_skipped=lambda place, _: lost.append(place),
         )
         updater.start_epoch(0)
         rates, data = [], torch.randn(8, 3)

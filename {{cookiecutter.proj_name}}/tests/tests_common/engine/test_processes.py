@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 from common.state.file import read_checkpoint, read_plain
+from tests import slow
 from tests.compare import differences
 
 PROJECT = Path(__file__).parents[3]
@@ -98,9 +99,11 @@ class TestTwoProcesses(unittest.TestCase):
         self.assertEqual([line["step"] for line in lines if line["split"] == "train"], list(range(1, 15)))
         self.assertEqual(sorted(read_checkpoint(folder / "checkpoints" / "final.pt")["random"]), [0, 1])
 
+    @slow
     def test_two_optimizers(self):
         self.train("gan")
 
+    @slow
     def test_a_signal_to_one_rank_cuts_all_and_they_go_on_exactly(self):
         self.run_script(CUT, "whole", str(self.folder), "0")
         # torchrun's own exit code is 1, whatever that of the ranks is.

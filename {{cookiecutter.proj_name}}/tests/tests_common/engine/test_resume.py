@@ -105,9 +105,7 @@ class TestFineTune(unittest.TestCase):
 
     def test_the_average_begins_with_the_weights(self):
         trainer = self.fine_tune(ema_decay=0.9)
-        average = torch.cat(
-            [value.flatten() for value in trainer.steps["main"].ema.state_dict()["weights"].values()]
-        )
+        average = torch.cat([value.flatten() for value in trainer.steps["main"].ema.state_dict()["weights"].values()])
         self.assertTrue(torch.equal(average, toy.weights_of(self.first)))
 
     def test_reports_each_key_that_does_not_fit(self):

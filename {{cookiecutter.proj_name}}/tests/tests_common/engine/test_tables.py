@@ -15,7 +15,7 @@ from common.config.schema import Config, DistConfig
 from common.data import BaseDataset, make_loader
 from common.engine import BatchTester
 from common.run.launch import Session, launch
-from tests import slow
+from tests import needs_room, slow
 from tests.tests_common.processes import run_script
 
 CLASSES = 3
@@ -68,6 +68,7 @@ def evaluate(folder):
         CloudTester(config, session).run()
 
 
+@needs_room("measures")
 class TestTables(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()

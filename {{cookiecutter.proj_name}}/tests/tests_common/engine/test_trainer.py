@@ -12,6 +12,7 @@ from torch import nn
 from common.config.errors import UserError
 from common.log import activations as endpoints
 from common.state.file import read_checkpoint
+from tests import needs_room
 from tests.tests_common.engine import toy
 
 
@@ -356,6 +357,7 @@ class TestEndpoints(unittest.TestCase):
         self.assertEqual(endpoints.names(), [])
 
 
+@needs_room("diagnose")
 class TestDebug(unittest.TestCase):
     """The debug mode."""
 

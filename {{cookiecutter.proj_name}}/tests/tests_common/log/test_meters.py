@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from common.log.meters import Meters
+from common.log.metric import Meters
 
 
 class TestMeters(unittest.TestCase):

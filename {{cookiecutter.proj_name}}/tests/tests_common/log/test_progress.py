@@ -5,7 +5,7 @@ import io
 import unittest
 from unittest import mock
 
-from common.log.progress import Progress
+from common.log.console import Progress
 
 
 class TestProgress(unittest.TestCase):
@@ -13,7 +13,7 @@ class TestProgress(unittest.TestCase):
 
     def setUp(self):
         self.now = 100.0
-        patch = mock.patch("common.log.progress.time.perf_counter", lambda: self.now)
+        patch = mock.patch("common.log.console.time.perf_counter", lambda: self.now)
         patch.start()
         self.addCleanup(patch.stop)
 

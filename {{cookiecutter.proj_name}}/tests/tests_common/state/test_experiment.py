@@ -13,8 +13,7 @@ from loguru import logger
 
 from common.config.errors import UserError
 from common.config.load import load_config
-from common.state.environment import describe_environment
-from common.state.experiment import back_up, look_at_space, open_experiment, open_results
+from common.state.experiment import back_up, describe_environment, look_at_space, open_experiment, open_results
 from common.state.file import write_durably
 from tests.tests_common.engine import toy
 

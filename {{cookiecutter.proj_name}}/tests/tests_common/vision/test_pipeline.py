@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.config.build import build_loader
 from common.config.errors import UserError
-from common.data import BaseDataset, View, make_loader
+from common.config.registry import DATASET_REGISTRY
+from common.config.schema import Config, DatasetConfig
+from common.data import BaseDataset, make_loader
+from common.data.dataset import View
 from common.vision.pipeline import Pipeline
 
 # A rectangle from row 6 to 15 and column 10 to 29, edges at 16 and 30.
@@ -213,3 +217,36 @@ class TestRefused(unittest.TestCase):
             flip({"image": torch.zeros(3, 4, 4, dtype=torch.uint8)})
         with self.assertRaisesRegex(ValueError, "the mask has 4 x 5 pixels, the image 4 x 6"):
             flip({"image": torch.zeros(3, 4, 6), "mask": torch.zeros(1, 4, 5)})
+
+
+@DATASET_REGISTRY.register("SmallImages")
+class SmallImages(Noise):
+    """Ten noisy images, as a config names them."""
+
+    def __init__(self, data_dir):
+        super().__init__()
+
+
+def load(**keys):
+    """Return the loader of a set for validation."""
+    return build_loader(Config(batch_size=6, dataset=DatasetConfig(val={"type": "SmallImages", **keys})), "val")
+
+
+class TestKeys(unittest.TestCase):
+    """``transforms`` and ``batch_transforms`` in a section of ``dataset``."""
+
+    def test_transforms(self):
+        section = {"type": "Resize", "target_size": 4}
+        self.assertEqual(next(iter(load(transforms=[section])))["image"].shape, (6, 3, 4, 4))
+        loader = load(batch_transforms=[section])
+        batch = next(iter(loader))
+        self.assertEqual(batch["image"].shape, (6, 3, 8, 8))
+        self.assertEqual(loader.transform_batch(batch)["image"].shape, (6, 3, 4, 4))
+
+    def test_mistakes(self):
+        for keys, message in (
+            ({"transforms": {"type": "RandomFlip"}}, "dataset.val.transforms: expected a list"),
+            ({"batch_transforms": [{"type": "No"}]}, "dataset.val.batch_transforms.0.type: unknown transform 'No'"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                load(**keys)

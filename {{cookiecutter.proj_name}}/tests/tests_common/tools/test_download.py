@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 from common.config.errors import UserError
-from common.data import download
+from common.tools.download import download
 
 CONTENT = bytes(range(256)) * 800
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -12,18 +12,18 @@ _TABLE = """
     device=run.device distributed=run.distributed elastic=run.processes launch=run.launch seed=run.seed
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
-    host_copy=state.host_copy,run.nested weights=state.weights ema=optim.ema updater=optim.step inputs=data.lookup
-    endpoints=log.activations logger=log.console meters=log.meters monitor=log.curves progress=log.progress
+    host_copy=state.host_copy,run.device weights=state.weights ema=optim.ema updater=optim.step inputs=config.lookup
+    endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
-    datasets=data,vision.images datasets.base_dataset=data,vision.images datasets.download=data.download
-    datasets.loader=data.loader datasets.sample_reader=data.reader datasets.view=data.subset
+    datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
+    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader datasets.view=data.dataset
     losses=optim.loss,measures.dice_loss,measures.focal_loss losses.dice_loss=measures.dice_loss
     losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
     metrics=log.metric,measures.torch_metric metrics.base_metric=log.metric metrics.metric_set=log.metric
     metrics.torch_metric=measures.torch_metric metrics.confusion_matrix_metric=measures.confusion_matrix
     metrics.f1_metric=measures.f1 metrics.overlap_metric=measures.overlap metrics.psnr_metric=measures.psnr
-    models=state.model,vision.mlp,vision.resnet models.base_model=state.model models.mlp=vision.mlp
-    models.pretrained=state.weights models.resnet=vision.resnet
+    models=vision.model,vision.mlp,vision.resnet models.base_model=vision.model models.mlp=vision.mlp
+    models.pretrained=vision.model models.resnet=vision.resnet
     transforms=vision.pipeline transforms.colour=vision.color transforms.geometry=vision.geometry
     transforms.pipeline=vision.pipeline
 """

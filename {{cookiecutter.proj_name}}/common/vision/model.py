@@ -1,28 +1,27 @@
-"""What models have in common: their first weights, and the groups in which an optimizer takes their parameters."""
+"""What models have in common: their initial weights, and the parameter groups of their optimizer."""
 
-from __future__ import annotations
-
+import importlib
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from common.config.errors import UserError
 from common.log.console import add_log
-from common.state.weights import fetch_weights, load_matching
+from common.state.weights import load_matching, read_weights
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 class BaseModel(nn.Module):
-    """A model that starts from He's or from published weights. Call ``start`` at the end of your ``__init__``."""
+    """A model with He initialization or pretrained weights. Call ``start`` at the end of your ``__init__``."""
 
     def start(self, weights: str | None = None) -> None:
-        """Initialize the weights, then load those that match from a file or a library, and log which do not.
-
-        Args:
-            weights: None, a file, or a library's name for published weights: see ``fetch_weights``.
+        """Initialize the weights, then load what matches from ``weights`` (see ``fetch_weights``) and log the rest.
 
         Raises:
-            UserError: No such weights, or none of them matches.
+            UserError: There are no such weights, or none of them matches.
         """
         self.init_weights()
         if weights is not None:
@@ -52,3 +51,26 @@ class BaseModel(nn.Module):
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def fetch_weights(source: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a file, of ``torchvision:<name>`` or of ``timm:<name>``, such as ``timm:resnet18.a1_in1k``.
+
+    The libraries are optional and download into their own caches.
+
+    Raises:
+        UserError: There is no such file, library or name, or the download fails.
+    """
+    library, colon, name = source.partition(":")
+    if not colon or library not in ("torchvision", "timm"):
+        return read_weights(Path(source))
+    try:
+        module = importlib.import_module(library)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"weights: {source} needs {library}, which cannot be imported: {error}") from error
+    try:
+        if library == "torchvision":
+            return module.models.get_weight(name).get_state_dict(check_hash=True)
+        return module.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise UserError(f"weights: {source}: {type(error).__name__}: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common import find_room
+from tests import needs_room
 
 PROJECT = Path(__file__).parents[3]
 TRAINER = """
@@ -28,6 +28,7 @@ dataset: {train: {type: Ones, batch_transforms: [{type: RandomFlip}]}}
 """
 
 
+@needs_room("vision")
 class TestShowBatch(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -38,8 +39,8 @@ class TestShowBatch(unittest.TestCase):
         (self.folder / "common").symlink_to(PROJECT / "common")
         (self.folder / "config.yaml").write_text(CONFIG)
 
-    def start(self, *words, module="common.vision.show_batch", expect=0):
-        command = [sys.executable, "-m", module, *words]
+    def start(self, *words, expect=0):
+        command = [sys.executable, "-m", "common.tools.show_batch", *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, expect, done.stderr)
@@ -53,13 +54,8 @@ class TestShowBatch(unittest.TestCase):
         self.start("--config", "config.yaml", "--count", "9", "--dataset.train.masks", "true")
         self.assertGreater(Image.open(self.folder / "batch.png").width, labels[0])
 
-    @unittest.skipUnless(find_room("tools"), "needs common/tools")
-    def test_its_former_name(self):
-        self.start("--config", "config.yaml", module="common.tools.show_batch")
-        self.assertTrue((self.folder / "batch.png").is_file())
-
     def test_mistakes(self):
-        self.assertIn("python -m common.vision.show_batch", self.start("--help"))
+        self.assertIn("python -m common.tools.show_batch", self.start("--help"))
         shown = self.start("--config", "config.yaml", "--optim.lrr", "1", expect=2)
         self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
         shown = self.start("--config", "config.yaml", "--split", "val", expect=2)

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from common.config.errors import UserError
-from common.state.model import BaseModel
-from common.state.weights import fetch_weights
+from common.vision.model import BaseModel, fetch_weights
 from common.vision.resnet import ResNet
 
 
