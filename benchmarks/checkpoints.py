@@ -25,10 +25,10 @@ from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "{{cookiecutter.proj_name}}"))
 
-from common.state.checkpoint import Checkpointer
-from common.state.file import read_plain
 from common.data import make_loader
 from common.run.distributed import broadcast, get_rank
+from common.state.checkpoint import Checkpointer
+from common.state.file import read_plain
 from tests.tests_common.engine import toy
 
 BATCHES = 10_000

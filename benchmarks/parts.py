@@ -21,12 +21,13 @@ from loguru import logger
 from torch import nn, optim
 from work import CLIP, LR, mlp
 
+from common.config.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
 from common.engine import IterBasedTrainer
-from common.run.launch import Session, keep_freed_memory
-from common.optim.loss import LossSet
 from common.log.metric import MetricSet
 from common.optim.build import build_optimizer
-from common.config.schema import Config, OptimConfig, ProgressConfig, TrainerConfig
+from common.optim.loss import LossSet
+from common.run.device import keep_freed_memory
+from common.run.launch import Session
 
 BATCH, STEPS, ROUNDS = 64, 100, 9
 
@@ -73,8 +74,8 @@ def make_trainer(folder: Path, batches: list[dict], **numbers: int) -> Trainer:
         progress=ProgressConfig(epoch=1, iters_per_epoch=10**6, iter_loss=50, save_progress_val=False),
     )
     trainer = Trainer(config, Session(torch.device("cpu"), folder, None), batches, **numbers)
-    trainer._prepare()
-    trainer._start_conferring()
+    trainer.prepare()
+    trainer.stop.start(0)
     trainer.steps["main"].start_epoch(0)
     return trainer
 
@@ -83,7 +84,12 @@ def by_the_engine(trainer: Trainer, batches: list[dict]) -> None:
     """Make steps as the engine's loop does."""
     for batch in batches:
         trainer.run_iteration(0, trainer.iteration, batch)
-        trainer.agenda.after_iteration(trainer.total_iterations)
+
+
+def validate(trainer: Trainer) -> None:
+    """Validate as a run does between two steps."""
+    trainer.agenda.add("validate")
+    trainer.agenda.run_tasks()
 
 
 def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:
@@ -141,7 +147,7 @@ def main() -> None:
         for metrics in (1, 10):
             trainer = make_trainer(Path(folder, f"{metrics}"), batches, metrics=metrics)
             plain = partial(evaluate, trainer.forms.bare["main"], batches, metrics)
-            tell(f"a batch of validation, metrics {metrics}", *by_turns(lambda t=trainer: t._validate(), plain))
+            tell(f"a batch of validation, metrics {metrics}", *by_turns(lambda t=trainer: validate(t), plain))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ class InMemory(Dataset):
 class Augmented(InMemory):
     """Images, 32 x 32, each cropped and flipped at random and made lighter or darker."""
 
+    random_generators = ("torch",)  # what this template's loader seeds for each sample
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(index)
         image = nn.functional.pad(sample["x"], (4, 4, 4, 4))

@@ -14,7 +14,8 @@ def main() -> None:
 
     with launch(config, open_results) as session:
         tester = CustomTester(config, session, build_model(config.model))
-        tester.load_weights(session.checkpoint)
+        if session.checkpoint:
+            tester.load_weights(session.checkpoint)
         tester.run()
 
 

@@ -3,12 +3,12 @@
 from torch import nn
 from work import CLIP, LOG_EVERY, LR, InMemory
 
+from common.config.schema import Config, DirConfig, OptimConfig, ProgressConfig, TrainerConfig
 from common.data import ArrayDataset, make_loader
 from common.engine import IterBasedTrainer
-from common.run.launch import launch
 from common.log.metric import MeanMetric, MetricSet
 from common.optim.build import build_optimizer, build_scheduler
-from common.config.schema import Config, DirConfig, OptimConfig, ProgressConfig, TrainerConfig
+from common.run.launch import launch
 
 
 class Accuracy(MeanMetric):
@@ -32,8 +32,8 @@ class Trainer(IterBasedTrainer):
         self.register_metric(MetricSet({"accuracy": Accuracy()}))
         self.summary = {}
 
-    def _open_batches(self):
-        batches = super()._open_batches()
+    def _start_epoch(self, epoch):
+        batches = super()._start_epoch(epoch)
         return batches if self.val_loader or self.train_loader is self.work else self.work.timed(batches)
 
     def train_step(self, epoch, iteration, data_dict):

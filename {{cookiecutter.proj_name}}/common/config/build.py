@@ -36,7 +36,7 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
 
 def build_loader(
     config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None
-) -> DataLoader | None:
+) -> DataLoader | Any:
     """Build a data set and its loader from ``dataset.<split>``; None if there is no ``dataset.val``.
 
     ``train`` is shuffled anew each epoch; ``val`` and ``eval`` show each sample once, in order, and at most
@@ -46,7 +46,7 @@ def build_loader(
     if section is None and split == "val":
         return None
     section = _copy(section, where)
-    options = {name: section.pop(name) for name in _LOADER_KEYS if name in section}
+    options: dict[str, Any] = {name: section.pop(name) for name in _LOADER_KEYS if name in section}
     for name, value in options.items():
         if not _LOADER_KEYS[name].fits(value):
             raise UserError(f"{where}.{name}: expected {_LOADER_KEYS[name].words}, found {value!r}")
@@ -60,9 +60,10 @@ def build_loader(
     if not rows:
         raise UserError(f"{where}.sample_rate: {rate} of {len(dataset):,} samples is not one")
     rows = rows[:max_samples]
+    defaults: dict[str, Any] = {"batch_size": config.batch_size, "worker": config.worker}
     loader = make_loader(
         View(dataset, rows, transforms) if transforms or len(rows) < len(dataset) else dataset,
-        **{"batch_size": config.batch_size, "worker": config.worker, **options},
+        **(defaults | options),
         training=split == "train",
         seed=config.trainer.seed,
         pin_memory=pin_memory,
@@ -72,7 +73,7 @@ def build_loader(
         limit=config.dataset.bad_sample_limit,
     )
     if len(loader) == 0:
-        raise UserError(f"{where}.drop_last: {len(loader.dataset)} samples make no full batch")
+        raise UserError(f"{where}.drop_last: {len(rows)} samples make no full batch")
     return loader
 
 

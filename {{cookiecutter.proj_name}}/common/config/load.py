@@ -73,7 +73,7 @@ def _load(argv: list[str]) -> Config:
     except _Wrong as wrong:
         key, message, *meant = wrong.args
         by_flag = any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags)
-        dashes, place = ("--", "") if by_flag else ("", f"{path}{_line(path, key)}: ")
+        dashes, place = ("--", "") if by_flag else ("", f"{path}{_line(path or '', key)}: ")
         hint = f", did you mean '{dashes}{meant[0]}'?" if meant else ""
         raise UserError(f"{place}{dashes}{key}: {message}{hint}") from None
 
@@ -130,7 +130,8 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         if (child := _child(hint, name)) is None:
             raise _unknown(hint, full_key)
         typed[name] = _typed(child, item, full_key)
-    return hint(**typed) if is_dataclass(hint) else typed
+    make: Any = hint
+    return make(**typed) if is_dataclass(hint) else typed
 
 
 def _leaf(hint: Any, value: Any, key: str) -> Any:

@@ -80,11 +80,13 @@ def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
     """Return the batches of one pass over a loader, from batch number ``start`` on."""
+    sampler: Any = loader.batch_sampler
     if find_sizes_at(loader):
-        loader.batch_sampler.set_position(epoch, start)
+        sampler.set_position(epoch, start)
         return iter(loader)
-    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
-        loader.sampler.set_epoch(epoch)
+    sampler = getattr(loader, "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
     return islice(iter(loader), start, None)  # a foreign loader reads the batches before, too
 
 
@@ -120,7 +122,7 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
         yield upcoming
 
 
-def stop_workers(loader: DataLoader | None) -> None:
+def stop_workers(loader: Any) -> None:
     """End the persistent workers of a loader, which otherwise live until Python collects the loader."""
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:

@@ -55,7 +55,7 @@ class BaseDataset(Dataset):
         super().__init_subclass__(**keywords)
         single, batch = _depth(cls, "__getitem__"), _depth(cls, "__getitems__")
         if single < batch and hasattr(cls, "__getitems__"):
-            cls.__getitems__ = None
+            setattr(cls, "__getitems__", None)  # noqa: B010
         if min(single, batch) < _depth(cls, "random_generators"):
             cls.random_generators = ALL_GENERATORS
 
@@ -103,7 +103,7 @@ class View(Dataset):
     (``__getitems__``). Both may draw random numbers from torch's generator only.
     """
 
-    def __init__(self, dataset: Dataset, rows: Sequence[int] | None = None, transforms: Any = None):
+    def __init__(self, dataset: Any, rows: Sequence[int] | None = None, transforms: Any = None):
         self.dataset, self.transforms = dataset, transforms
         self.rows = range(len(dataset)) if rows is None else rows
         self.random_generators = generators_of(dataset)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -38,7 +38,7 @@ class SampleReader(Dataset):
     With ``replace`` the next sample takes the place of a broken one, at most ``limit`` times in all workers together.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
+    def __init__(self, dataset: Any, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
         self.dataset = dataset
         self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
         self._replaced = multiprocessing.Value("q", 0)
@@ -117,9 +117,11 @@ class Loader(DataLoader):
     torch's own handler raises wherever Python happens to be, even within a step or a save.
     """
 
+    dataset: Any
+    batch_sampler: Any
     transform_batch: Callable[[dict], dict] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         if not self.num_workers and not self.pin_memory:  # torch's iterator takes as long as a batch from memory does
             return map(self.collate_fn, map(self.dataset.__getitems__, self.batch_sampler))
         if self.num_workers:
@@ -130,7 +132,7 @@ class Loader(DataLoader):
 
 
 def make_loader(
-    dataset: Dataset,
+    dataset: Any,
     batch_size: int,
     worker: int = 0,
     training: bool = False,

@@ -39,7 +39,7 @@ def evaluate(
     loader: DataLoader,
     device: torch.device,
     step: Callable[[int, dict, int], StepResult],
-    metric: MetricSet | None = None,
+    metric: MetricSet,
     check_stop: CheckStop = never_stop,
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
@@ -49,8 +49,7 @@ def evaluate(
     before each batch, and raises where the run is to stop.
     """
     meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
-    if metric:
-        metric.reset()
+    metric.reset()
     for iteration, data_dict in enumerate(on_device(loader, device)):
         check_stop(loader, iteration)
         data_dict = transform(data_dict) if transform else data_dict
@@ -59,11 +58,10 @@ def evaluate(
         if size:
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
-            if metric:
-                metric.update(output_dict, data_dict)
+            metric.update(output_dict, data_dict)
         if activations.tensors:
             activations.clear()
-    return meters.summary() | (metric.compute() if metric else {})
+    return meters.summary() | metric.compute()
 
 
 @contextmanager
@@ -124,9 +122,8 @@ class Validation(Task):
 
         trainer.before_val_epoch(epoch)
         summary_dict = evaluate(self._loader, trainer.device, step, trainer.metric, trainer.stop.check_within)
-        if trainer.metric and draws:
-            for name, figure in trainer.metric.draw().items():
-                trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
+        for name, figure in trainer.metric.draw().items() if draws else ():
+            trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
         trainer.after_val_epoch(epoch, summary_dict)
         return summary_dict
 

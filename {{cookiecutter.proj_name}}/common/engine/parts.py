@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -13,7 +13,7 @@ from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather
 from common.run.seed import RandomState
-from common.state.checkpoint import Checkpointer, Stateful
+from common.state.checkpoint import Checkpointer
 from common.state.resume_check import ResumeCheck
 from common.state.weights import load_matching, read_weights
 
@@ -86,7 +86,7 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
 def make_checkpointer(trainer: Trainer) -> Checkpointer:
     """Name the parts of a checkpoint, in the order in which they are loaded."""
     strategy, config = trainer.session.strategy, trainer.config.checkpoint
-    parts: dict[str, Stateful] = {"continuity": ResumeCheck(trainer.config)}
+    parts: dict[str, Any] = {"continuity": ResumeCheck(trainer.config)}
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}

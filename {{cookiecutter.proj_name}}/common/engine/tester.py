@@ -36,7 +36,7 @@ class BaseTester(metaclass=ABCMeta):
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
-        self.metric: MetricSet | None = None
+        self.metric = MetricSet({})
         self.check_stop: CheckStop = never_stop
         self.folder = session.folder
         self.rows: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ class BaseTester(metaclass=ABCMeta):
         paths = [find_path(row["sample"]) for row in rows]
         files = [{"file": str(path)} if path else {} for path in paths]
         write_csv(self.folder / "samples.csv", [row | file for row, file in zip(rows, files, strict=True)])
-        for name, figure in (self.metric.draw() if self.metric else {}).items():
+        for name, figure in self.metric.draw().items():
             figure.savefig(self.folder / f"{name}.png", dpi=150)
         add_log(f"eval | written to {self.folder}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -28,10 +29,14 @@ class _Overlap(MeanMetric):
     ):
         super().__init__()
         self.input_name = input_name
-        self._options = {"num_classes": num_classes, "include_background": include_background, "input_format": "index"}
+        self._options: dict[str, Any] = {
+            "num_classes": num_classes,
+            "include_background": include_background,
+            "input_format": "index",
+        }
 
     @abstractmethod
-    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: object) -> torch.Tensor:
+    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: Any) -> torch.Tensor:
         """Return the value of each image, NaN if it has none of the classes."""
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
@@ -47,7 +52,7 @@ class IoU(_Overlap):
     Source: Everingham et al., The PASCAL Visual Object Classes Challenge (2010).
     """
 
-    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: object) -> torch.Tensor:
+    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: Any) -> torch.Tensor:
         from torchmetrics.functional.segmentation import mean_iou
 
         return mean_iou(prediction, truth, **options)
@@ -60,7 +65,7 @@ class Dice(_Overlap):
     Source: Dice, Measures of the amount of ecologic association between species (1945).
     """
 
-    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: object) -> torch.Tensor:
+    def _score(self, prediction: torch.Tensor, truth: torch.Tensor, **options: Any) -> torch.Tensor:
         from torchmetrics.functional.segmentation import dice_score
 
         return dice_score(prediction, truth, average="macro", **options)

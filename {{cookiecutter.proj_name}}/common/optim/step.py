@@ -134,9 +134,9 @@ class OptimizerStep:
         if self._pending is None:
             self.settle()
 
-    def step_plateau(self, score: float) -> None:
+    def step_plateau(self, score: float | None) -> None:
         """Show a ReduceLROnPlateau the validation result that it watches."""
-        if isinstance(self.scheduler, ReduceLROnPlateau):
+        if isinstance(self.scheduler, ReduceLROnPlateau) and score is not None:
             self.scheduler.step(score)
 
     def log_values(self) -> dict[str, float]:
@@ -145,7 +145,7 @@ class OptimizerStep:
         values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
-    def parts(self) -> dict[str, object]:
+    def parts(self) -> dict[str, Any]:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
         parts = {
             "updater": self,  # first: it settles the last step, which the states of the others depend on

@@ -86,7 +86,7 @@ class StopRequest:
         """Handle a signal."""
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-            if get_rank() == 0:  # by a plain write, since the signal may have interrupted the log
+            if get_rank() == 0 and sys.__stderr__:  # by a plain write, since the signal may have interrupted the log
                 os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._since > _REPEATED:
             os._exit(INTERRUPTED)

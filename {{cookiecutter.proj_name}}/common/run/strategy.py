@@ -49,7 +49,8 @@ class Strategy:
         if any(tensor.ndim == 5 for tensor in [*model.parameters(), *model.buffers()]):
             found = type(model).__name__
             raise UserError(f"trainer.channels_last: is for images, and {found} has weights of 5 dimensions")
-        return model.to(self.device, memory_format=torch.channels_last)
+        layout: Any = {"memory_format": torch.channels_last}
+        return model.to(self.device, **layout)
 
     def move(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, unless its parameters are sharded: those are there already."""

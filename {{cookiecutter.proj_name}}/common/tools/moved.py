@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,9 @@ _TABLE = """
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
-    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader datasets.view=data.dataset
-    losses=optim.loss,measures.dice_loss,measures.focal_loss losses.dice_loss=measures.dice_loss
-    losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
+    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader
+    datasets.view=data.dataset losses=optim.loss,measures.dice_loss,measures.focal_loss
+    losses.dice_loss=measures.dice_loss losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
     metrics=log.metric,measures.torch_metric metrics.base_metric=log.metric metrics.metric_set=log.metric
     metrics.torch_metric=measures.torch_metric metrics.confusion_matrix_metric=measures.confusion_matrix
     metrics.f1_metric=measures.f1 metrics.overlap_metric=measures.overlap metrics.psnr_metric=measures.psnr
@@ -46,7 +47,7 @@ class _MovedModule(ModuleType):
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
-class _Finder:
+class _Finder(Loader):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self, is_package=True) if fullname in MOVED else None
 

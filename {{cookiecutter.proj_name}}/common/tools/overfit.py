@@ -16,14 +16,12 @@ def main(argv: list[str] | None = None) -> None:
     words, config = read_words(parser, argv)
     from torch.nn.modules.dropout import _DropoutNd
 
-    from common.data.batches import open_pass
-
     losses: list[float] = []
     with one_line_errors(), tried_trainer(config) as trainer:
         for module in (module for model in trainer.forms.bare.values() for module in model.modules()):
             if isinstance(module, _DropoutNd):
                 module.p = 0.0
-        batch = next(open_pass(trainer.train_loader, 0))
+        batch = next(trainer.batches.open(0, 0, 0))
         for step, loss in enumerate(make_steps(trainer, itertools.repeat(batch, words.steps))):
             losses.append(loss)
             if step % max(1, words.steps // 10) == 0:

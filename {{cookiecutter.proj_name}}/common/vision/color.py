@@ -1,6 +1,7 @@
 """Transforms that change only colors."""
 
 import math
+from typing import Any
 
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
@@ -80,7 +81,8 @@ class RandomColorJitter(IntensityAugmentationBase2D):
                 change(output, values.nan_to_num(1.0).to(output)[:, None, None, None])
             else:
                 rows = (~values.isnan()).nonzero().squeeze(1)
-                output[rows] = change(output[rows], values[rows].to(output))
+                changed: Any = change(output[rows], values[rows].to(output))
+                output[rows] = changed
         return output
 
 

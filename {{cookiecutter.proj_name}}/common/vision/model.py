@@ -18,11 +18,7 @@ class BaseModel(nn.Module):
     """A model with He initialization or pretrained weights. Call ``start`` at the end of your ``__init__``."""
 
     def start(self, weights: str | None = None) -> None:
-        """Initialize the weights, then load what matches from ``weights`` (see ``fetch_weights``) and log the rest.
-
-        Raises:
-            UserError: There are no such weights, or none of them matches.
-        """
+        """Initialize the weights, then load what matches from ``weights`` (see ``fetch_weights``) and log the rest."""
         self.init_weights()
         if weights is not None:
             for line in load_matching(self, fetch_weights(weights), weights):
@@ -56,10 +52,7 @@ class BaseModel(nn.Module):
 def fetch_weights(source: str) -> dict[str, torch.Tensor]:
     """Return the weights of a file, of ``torchvision:<name>`` or of ``timm:<name>``, such as ``timm:resnet18.a1_in1k``.
 
-    The libraries are optional and download into their own caches.
-
-    Raises:
-        UserError: There is no such file, library or name, or the download fails.
+    The libraries are optional and download into their own caches. Raise a UserError if the weights cannot be had.
     """
     library, colon, name = source.partition(":")
     if not colon or library not in ("torchvision", "timm"):

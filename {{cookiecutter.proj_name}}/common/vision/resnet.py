@@ -77,6 +77,11 @@ class ResNet(BaseModel):
         ValueError: Another depth.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         depth: int = 18,

@@ -49,11 +49,11 @@ class UNetPlusPlus(BaseModel):
             rows.append([block(functional.max_pool2d(rows[-1][0], 2))])
         for column in self.nodes:
             below = [row[-1] for row in rows]
-            for i, node in enumerate(column):
+            for i, node in enumerate(column.children()):
                 rows[i].append(node(join(*rows[i], below[i + 1])))
         outputs = [head(x) for head, x in zip(self.heads, rows[0][-len(self.heads) :], strict=True)]
         return torch.stack(outputs).mean(dim=0)
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks, each sharded (``dist.strategy``: fsdp) or recomputed by itself."""
-        return [*self.encoder, *(node for column in self.nodes for node in column)]
+        return [*self.encoder, *(node for column in self.nodes for node in column.children())]

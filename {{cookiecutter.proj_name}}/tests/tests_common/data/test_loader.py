@@ -161,7 +161,8 @@ class TestLoader(unittest.TestCase):
             def __getitems__(self, indices):
                 return tensors
 
-        (batch,) = make_loader(Whole(), 1, worker=1)
+        with torch.sparse.check_sparse_tensor_invariants(False):  # torch warns where nobody has chosen
+            (batch,) = make_loader(Whole(), 1, worker=1)
         for name, tensor in tensors.items():
             self.assertIs(type(batch[name]), type(tensor))
             self.assertEqual((batch[name].layout, batch[name].requires_grad), (tensor.layout, tensor.requires_grad))
