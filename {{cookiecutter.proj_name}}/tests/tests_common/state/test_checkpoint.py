@@ -1,5 +1,6 @@
 """Saving and loading a run's parts: in the background, and so that a good file is always there."""
 
+import gc
 import os
 import resource
 import signal
@@ -186,6 +187,7 @@ class TestKilledSaves(CheckpointTest):
         """Save in a child that kills itself before that file operation; return whether it came so far."""
         child = os.fork()
         if child == 0:
+            gc.disable()  # it may destroy a process group of another test, and wait for threads that no fork has
             self.die_at(stage)
             nn.init.constant_(self.model.weight, 3.0)
             checkpointer = Checkpointer(self.folder, {"model": self.model}, keep_last=1)
