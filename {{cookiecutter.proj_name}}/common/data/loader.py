@@ -57,6 +57,10 @@ class SampleReader(Dataset):
         with random_state_kept():
             return self._read_sample(index, derive_seed(self._seed, 0, 1))
 
+    def path(self, index: int) -> Any:
+        """Return the file of a sample, if the data set knows it."""
+        return path_of(self.dataset, index)
+
     def __getitems__(self, indices: list[int]) -> Any:
         """Return the samples, or a whole batch if the data set returns such."""
         if not self._generators:
@@ -93,7 +97,7 @@ class SampleReader(Dataset):
 
     def _count_broken(self, index: int, error: Exception) -> None:
         """Count a broken sample, or raise if it must not be replaced."""
-        path = path_of(self.dataset, index)
+        path = self.path(index)
         sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
         text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         if not self._replace:

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common import find_room
 from common.state.file import read_checkpoint
+from tests import slow
 
 PROJECT = Path(__file__).parents[2]
 DRAWS = find_room("vision.pictures") is not None
@@ -77,6 +78,7 @@ class TestTraining(CommandsTest):
             self.assertEqual(len(list((self.folder / "digits" / "progress" / name).glob("*.png"))), 2)
         self.assertEqual((self.folder / "digits" / "eval" / "epoch_002" / "predictions.png").is_file(), DRAWS)
 
+    @slow
     def test_job_sh_gives_the_same_bits(self):
         self.train("--progress.epoch", "2", "--trainer.accumulate", "2", "--optim.ema_decay", "0.9")
         self.run_command("sh", str(self.folder / "digits" / "job.sh"))
@@ -87,6 +89,7 @@ class TestTraining(CommandsTest):
             for key, value in part(one).items():
                 self.assertTrue(value.equal(part(other)[key]), key)
 
+    @slow
     def test_goes_on_in_place(self):
         self.train("--progress.epoch", "1")
         console = self.train("--progress.epoch", "2", "--resume", str(self.folder / "digits"))
@@ -100,6 +103,7 @@ class TestTraining(CommandsTest):
         self.assertRegex(console, r"^train.py: error: \S+digits exists and is not overwritten: .*--resume .*\n$")
         self.assertEqual((self.folder / "digits" / "metrics.jsonl").read_bytes(), before)
 
+    @slow
     def test_a_mistake_leaves_no_experiment_in_the_way(self):
         console = self.train("--model.widht", "8", expect=2)
         self.assertRegex(console, r"^train.py: error: model: .*'widht'; the signature is DigitsModel\(width: int = 16")
@@ -123,6 +127,7 @@ class TestEvaluation(CommandsTest):
         header = (self.folder / "results" / "samples.csv").read_text().splitlines()[0]
         self.assertEqual(header.split(","), ["sample", "accuracy", "label", "guess", "confidence"])
 
+    @slow
     def test_a_checkpoint_of_another_model(self):
         self.train("--progress.epoch", "1", "--model.width", "4")
         console = self.evaluate("--model_pt", str(self.folder / "digits"), expect=2)
@@ -130,6 +135,7 @@ class TestEvaluation(CommandsTest):
             console, r"does not fit DigitsModel: 'features.0.weight': expected \(16, 1, 3, 3\), found \(4, 1, 3, 3\)"
         )
 
+    @slow
     def test_no_checkpoint(self):
         (self.folder / "junk.pt").write_bytes(b"junk")
         for path, message in (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tests import slow
 from custom.models.linear_model import LinearModel
 
 PROJECT = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ class TestMinimal(unittest.TestCase):
         done = subprocess.run([sys.executable, *words, "--gpu_ids", "-1"], cwd=PROJECT, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    @slow
     def test_trains_and_evaluates(self):
         with tempfile.TemporaryDirectory() as folder:
             self.run_command("train.py", "--config", TRAIN, "--dir.expr_dir", folder)

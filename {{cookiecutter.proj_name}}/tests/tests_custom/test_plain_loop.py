@@ -8,10 +8,11 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from tests import FULL
 from tests.compare import differences, metrics_of
 
 PROJECT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("KILLS", 3))
+KILLS = int(os.environ.get("KILLS", 3 if FULL else 1))
 
 
 class TestPlainLoop(unittest.TestCase):

@@ -73,6 +73,7 @@ class CommandsTest(unittest.TestCase):
 
 
 class TestCommands(CommandsTest):
+    @slow
     def test_curves_tables_and_pictures(self):
         flags = ["--progress.local_progress", "true", "--progress.save_progress", "true"]
         lines = self.train(*SMALL, "--progress.epoch", "1", *flags)

@@ -15,7 +15,7 @@ from common.config.schema import DebugConfig, OptimizerConfig
 from common.optim.build import build_optimizer
 from common.optim.step import OptimizerStep
 from common.run.signals import Interrupted
-from tests import needs_room
+from tests import needs_room, slow
 from tests.tests_common.engine import toy
 
 OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Adagrad", "NAdam")
@@ -74,6 +74,7 @@ class TestTraining(unittest.TestCase):
         self.assertTrue(all(bool(tensor.isfinite().all()) for tensor in tensors))
         self.assertEqual((trainer.optimizer_steps, updater.ema.updates, updater.scheduler.last_epoch), (steps,) * 3)
 
+    @slow
     def test_skip(self):
         for fault, optimizer, precision in itertools.product(FAULTS, OPTIMIZERS, ("fp32", "bf16", "fp16")):
             for at in ({0}, {11}, {4, 5}):

@@ -21,6 +21,7 @@ from common.run.signals import (
     ignore_child_exits,
     unhandled,
 )
+from tests import slow
 
 PROJECT = Path(__file__).parents[3]
 
@@ -152,6 +153,7 @@ class TestProcess(unittest.TestCase):
             self.assertIn("ended by SIGTERM, exit code 75", said.strip().splitlines()[-1])
             self.assertNotIn("Traceback", said)
 
+    @slow
     def test_two_ctrl_c_do_not_wait_for_the_step(self):
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()

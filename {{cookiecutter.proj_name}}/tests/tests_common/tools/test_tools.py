@@ -15,6 +15,7 @@ from PIL import Image
 from common.config.errors import UserError
 from common.tools import compare, find_lr, plot, split
 from common.tools.curves import read_curves
+from tests import slow
 
 PROJECT = Path(__file__).parents[3]
 NAMES = "compare find_lr overfit parameters plot split".split()
@@ -181,6 +182,7 @@ class TestPlot(ToolsTest):
 
 
 class TestModelTools(ToolsTest):
+    @slow
     def test_parameters(self):
         lines = self.start("parameters", "--config", "config.yaml").splitlines()
         self.assertEqual(lines[1].split(), ["layers.1.weight", "64", "x", "16", "1,024", "yes"])
