@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.optim.loss import LossSet
     from common.run.distributed import get_rank, master_only
     from common.run.launch import Session, launch
-    from common.vision.model import BaseModel
 
 _NAMES = {
     "config": "Config UserError find_room load_config open_room",
@@ -39,7 +38,6 @@ _NAMES = {
     "optim.loss": "LossSet",
     "run.distributed": "get_rank master_only",
     "run.launch": "Session launch",
-    "vision.model": "BaseModel",
 }
 _HOMES = {name: f"common.{module}" for module, names in _NAMES.items() for name in names.split()}
 

@@ -37,7 +37,7 @@ class CustomTrainer(Trainer):
             self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
 
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
-        """Return the logits and the losses of a batch; ``loss`` is the one to minimize."""
+        """Return the logits and the losses of a batch."""
         output_dict = {"logits": self.model(data_dict["image"])}
         loss = self.loss(output_dict, data_dict)
         return output_dict, {"loss": loss["sum"], **{name: loss[name] for name in loss["names"]}}

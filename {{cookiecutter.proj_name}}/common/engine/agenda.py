@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,6 @@ class Counters:
     epoch: int = 0
     iteration: int = 0
     total_iterations: int = 0
-
-    @property
-    def last_epoch(self) -> int:
-        """The epoch of the last iteration."""
-        return self.epoch if self.iteration else self.epoch - 1
 
     def state_dict(self) -> dict[str, int]:
         """Return the counts."""
@@ -49,21 +43,17 @@ class Agenda:
     """
 
     def __init__(self, progress: ProgressConfig):
+        self.tasks: dict[str, Task] = {}  # those that can fall due, by their names
         self.due: list[Task] = []
         self.keep: list[str] = []  # names to save the state under
         self.drop: list[str] = []  # names of checkpoints to delete once that save is on the disk
         self.counts_iterations = progress.iter_val > 0 or progress.iter_save_checkpoint > 0
         self._progress = progress
-        self._tasks: dict[str, Task] = {}
-
-    def register(self, tasks: Iterable[Task]) -> None:
-        """Make tasks known; the others never fall due."""
-        self._tasks = {task.name: task for task in tasks}
 
     def add(self, name: str) -> None:
         """Let a task fall due, if it is known."""
-        if name in self._tasks:
-            self.due.append(self._tasks[name])
+        if name in self.tasks:
+            self.due.append(self.tasks[name])
 
     def after_iteration(self, total: int) -> bool:
         """Note what falls due after an iteration within an epoch, and return whether anything is due."""

@@ -14,22 +14,17 @@ from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
 from common.data.batches import TrainingBatches
 from common.engine.agenda import Agenda, Counters
-from common.engine.models import MAIN, Models
 from common.engine.stop import StopControl
 from common.engine.tester import BaseTester
 from common.log.best import BestTracker
 from common.log.metric import Meters, MetricSet
 from common.optim.step import OptimizerStep, Scheduler
 from common.run.launch import Session
+from common.run.models import MAIN, Models
 
 
 class TrainerBase(metaclass=ABCMeta):
-    """The parts of a training by name, and its steps and hooks.
-
-    Args:
-        config: The whole config.
-        session: Device, folder and checkpoint, from ``launch``.
-    """
+    """The parts of a training by name, and its steps and hooks."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
     steps: dict[str, OptimizerStep]
@@ -135,10 +130,7 @@ class TrainerBase(metaclass=ABCMeta):
         return TrainingBatches(self.train_loader, by_epoch, per_epoch, trainer.accumulate, self.device)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups: the model's own ``parameter_groups()``, or one of all.
-
-        Override it to give parts of a model an ``lr`` of their own.
-        """
+        """Return the groups for the optimizer: the model's own ``parameter_groups()``, or a single one."""
         own_groups = getattr(model, "parameter_groups", None)
         if callable(own_groups):
             return own_groups()

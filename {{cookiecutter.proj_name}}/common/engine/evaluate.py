@@ -31,16 +31,12 @@ StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
 CheckStop = Callable[[DataLoader, int], None]
 
 
-def never_stop(loader: DataLoader, iteration: int) -> None:
-    """Let an evaluation run to its end."""
-
-
 def evaluate(
     loader: DataLoader,
     device: torch.device,
     step: Callable[[int, dict, int], StepResult],
     metric: MetricSet,
-    check_stop: CheckStop = never_stop,
+    check_stop: CheckStop | None = None,
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
 
@@ -51,7 +47,8 @@ def evaluate(
     meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
     metric.reset()
     for iteration, data_dict in enumerate(on_device(loader, device)):
-        check_stop(loader, iteration)
+        if check_stop:
+            check_stop(loader, iteration)
         data_dict = transform(data_dict) if transform else data_dict
         size = sizes_at(iteration)[0] if sizes_at else 1
         output_dict, results = step(iteration, data_dict, size)
@@ -91,7 +88,8 @@ class Validation(Task):
 
     def run(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
-        trainer, epoch, total = self._trainer, self._trainer.counters.last_epoch, self._trainer.total_iterations
+        trainer, total = self._trainer, self._trainer.total_iterations
+        epoch = trainer.epoch if trainer.iteration else trainer.epoch - 1  # that of the last iteration
         with _validation_models(trainer):
             summary_dict = self._evaluate(epoch)
         best, agenda = trainer.best, trainer.agenda
@@ -147,10 +145,7 @@ class Evaluation(Task):
 
 @contextmanager
 def _validation_models(trainer: Trainer) -> Iterator[None]:
-    """Make the validation models the active ones, in evaluation mode and with their averaged weights.
-
-    The random numbers drawn inside depend on the seed and the iteration alone, and do not affect the training's.
-    """
+    """Let steps call the validation models, with averaged weights and random numbers that do not affect training's."""
     models, averages = trainer.forms, [step.ema for step in trainer.steps.values() if step.ema]
     models.active = models.validation
     try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
-from common.engine.models import MAIN, part_name
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather
+from common.run.models import MAIN, part_name
 from common.run.seed import RandomState
 from common.state.checkpoint import Checkpointer
 from common.state.resume_check import ResumeCheck
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_registered(trainer: Trainer) -> None:
-    """Refuse a trainer that lacks a part, or whose parts do not fit together. Collective.
-
-    Raises:
-        UserError: What is wrong, in one line.
-    """
+    """Raise a UserError if a trainer lacks a part, or its parts do not fit together. Collective."""
     models, config = trainer.models, trainer.config
     if not models or not trainer.optimizers:
         raise UserError(f"{type(trainer).__name__}: register a model, an optimizer and a loader before run()")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,21 +12,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.config.errors import UserError
 from common.config.schema import Config
-from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating, never_stop
+from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating
 from common.log.console import add_log
 from common.log.metric import MetricSet
+from common.log.tables import write_tables
 from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
-from common.state.weights import read_weights
+from common.state.weights import load_exactly
 
 
 class BaseTester(metaclass=ABCMeta):
     """Runs a model over a test set, case by case.
 
-    Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``.
+    Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``. The
+    order of events: ``before_test_epoch``; for each batch ``before_test_step``, ``test_step``, (``split_batch_dict``,)
+    and for each case ``eval_step`` and ``after_test_step``; then ``after_test_epoch``.
     """
 
     model: nn.Module
@@ -37,7 +37,7 @@ class BaseTester(metaclass=ABCMeta):
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
         self.metric = MetricSet({})
-        self.check_stop: CheckStop = never_stop
+        self.check_stop: CheckStop | None = None
         self.folder = session.folder
         self.rows: list[dict[str, Any]] = []
 
@@ -55,15 +55,7 @@ class BaseTester(metaclass=ABCMeta):
 
     def load_weights(self, path: Path) -> None:
         """Load a checkpoint's weights, the averaged ones if it has them; a UserError if they do not fit the model."""
-        weights = read_weights(path)
-        expected, found = (
-            {key: tuple(value.shape) for key, value in state.items()} for state in (self.model.state_dict(), weights)
-        )
-        for key in {**expected, **found}:
-            if expected.get(key) != found.get(key):
-                shapes = f"expected {expected.get(key, 'no such key')}, found {found.get(key, 'no such key')}"
-                raise UserError(f"{path}: does not fit {type(self.model).__name__}: '{key}': {shapes}")
-        self.model.load_state_dict(weights)
+        load_exactly(self.model, path)
 
     def before_test_epoch(self) -> None:
         """Before the test."""
@@ -125,49 +117,35 @@ class BaseTester(metaclass=ABCMeta):
         """Return the single cases of a batch, each with its data and its output."""
 
     def _write(self, summary_dict: dict[str, float]) -> None:
-        find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+        """Gather the rows of all ranks, and write the tables and figures on rank 0."""
         plain = [
             {key: value.item() if torch.is_tensor(value) else value for key, value in row.items()} for row in self.rows
         ]
         rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
-        if get_rank() != 0:
-            return
-        for name, value in summary_dict.items():
-            add_log(f"eval | {name} {value:.4f}")
-        (self.folder / "summary.json").write_text(json.dumps(summary_dict, indent=2) + "\n", encoding="utf-8")
-        write_csv(self.folder / "summary.csv", [{"name": name, "value": value} for name, value in summary_dict.items()])
-        paths = [find_path(row["sample"]) for row in rows]
-        files = [{"file": str(path)} if path else {} for path in paths]
-        write_csv(self.folder / "samples.csv", [row | file for row, file in zip(rows, files, strict=True)])
-        for name, figure in self.metric.draw().items():
-            figure.savefig(self.folder / f"{name}.png", dpi=150)
-        add_log(f"eval | written to {self.folder}")
+        if get_rank() == 0:
+            write_tables(
+                self.folder, summary_dict, rows, getattr(self.test_loader.dataset, "path", lambda number: None)
+            )
+            for name, figure in self.metric.draw().items():
+                figure.savefig(self.folder / f"{name}.png", dpi=150)
+            add_log(f"eval | written to {self.folder}")
 
 
 class SingleTester(BaseTester):
-    """For loaders with a batch size of 1: the batch is the case.
-
-    The order of events: ``before_test_epoch``; for each iteration ``before_test_step``, ``test_step``, ``eval_step``,
-    ``after_test_step``; then ``after_test_epoch``.
-    """
+    """For loaders with a batch size of 1: the batch is the case."""
 
     def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
         yield data_dict, output_dict
 
 
 class BatchTester(BaseTester):
-    """For any batch size: ``test_step`` sees the batch, ``eval_step`` and ``after_test_step`` see each of its cases.
-
-    The order of events: ``before_test_epoch``; for each iteration ``before_test_step``, ``test_step``,
-    ``split_batch_dict``, and for each case ``eval_step`` and ``after_test_step``; then ``after_test_epoch``.
-    """
+    """For any batch size: ``test_step`` sees the batch, ``eval_step`` and ``after_test_step`` see each of its cases."""
 
     def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
         """Return the data dicts and the output dicts of the batch's single cases.
 
         The batch is as long as the first tensor in ``data_dict``. Tensors and lists of that length are taken apart, at
-        any depth of dicts, and a tensor loses that dimension; everything else goes to each case whole. Override it
-        where a batch looks different.
+        any depth of dicts; everything else goes to each case whole. Override it where a batch looks different.
         """
         size = next(len(value) for value in data_dict.values() if isinstance(value, torch.Tensor))
         return [_case(data_dict, i, size) for i in range(size)], [_case(output_dict, i, size) for i in range(size)]
@@ -181,12 +159,3 @@ def _case(value: Any, index: int, size: int) -> Any:
         return {key: _case(item, index, size) for key, item in value.items()}
     sized = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim > 0)
     return value[index] if sized and len(value) == size else value
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a table with a line for each row; its header has every name that a row has."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)

@@ -16,7 +16,6 @@ from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
 from common.engine.evaluate import Evaluation, Validation
-from common.engine.models import MAIN, part_name
 from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
 from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
@@ -25,6 +24,7 @@ from common.log.curves import Curves
 from common.run.device import in_precision
 from common.run.distributed import barrier
 from common.run.failures import explain
+from common.run.models import MAIN, part_name
 from common.run.seed import random_state_kept
 from common.run.signals import Interrupted, handling
 from common.state.checkpoint import Checkpointer
@@ -92,8 +92,10 @@ class Trainer(TrainerBase):
         self.forms.wrap()
         self.batches, self.steps = self.training_batches(), make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
-        tasks = [Validation(self, self.val_loader)] if self.val_loader else []
-        self.agenda.register(tasks + ([Evaluation(self, self.tester)] if self.tester else []))
+        if self.val_loader:
+            self.agenda.tasks["validate"] = Validation(self, self.val_loader)
+        if self.tester:
+            self.agenda.tasks["evaluate"] = Evaluation(self, self.tester)
         self.curves = Curves(session.folder)
         self.checkpointer = make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -103,8 +105,7 @@ class Trainer(TrainerBase):
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
         debug = config.debug
-        watches = debug.debug_mode or debug.print_all_grad or debug.profile
-        if watches:
+        if debug.debug_mode or debug.print_all_grad or debug.profile:
             self.inspector = open_room("diagnose", "debug").Inspector(self)
 
     def _train(self) -> None:

@@ -52,6 +52,7 @@ class OptimizerStep:
         self.grad_norm: torch.Tensor | None = None
         self.steps = self.skipped_in_a_row = 0
         self._config, self._on_skipped, self._strategy = config, on_skipped, strategy
+        self._norm = getattr(strategy, "global_norm", global_norm)  # a sharded strategy has its own
         self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self._inputs = self.parameters if only else None
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
@@ -93,7 +94,7 @@ class OptimizerStep:
             return
         if self.scaler is not None:
             self._unscale(self.scaler)
-        norm = self.grad_norm = self._strategy.global_norm(gradients)
+        norm = self.grad_norm = self._norm(gradients)
         if self._clip_limit:
             parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
             self._clip(parts, self._clip_limit, norm)
@@ -210,6 +211,14 @@ class OptimizerStep:
     def _receive(self, sent: torch.Tensor) -> bool:
         self._arrived.synchronize()  # the device has had the next forward and backward pass to get there
         return bool(sent)
+
+
+def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of all gradients together, a scalar on their device, without waiting for it.
+
+    It is finite exactly if all gradients are (and their squares do not overflow).
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def clip_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor) -> None:

@@ -83,13 +83,6 @@ class Strategy:
         """Return the values, whole tensors among them sharded like the example of the same name and shape."""
         return dict(values)
 
-    def global_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
-        """Return the norm of all gradients together, a scalar on their device, without waiting for it.
-
-        It is finite exactly if all gradients are (and their squares do not overflow). Collective for sharded ones.
-        """
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-
     def model_part(self, model: nn.Module) -> Any:
         """Return the model as part of a checkpoint, which holds whole tensors under any strategy."""
         return model

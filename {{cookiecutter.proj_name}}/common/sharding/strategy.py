@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from common.config.errors import UserError
 from common.config.schema import Config, DistConfig
+from common.optim.step import global_norm
 from common.run.distributed import get_rank, get_world_size, share_samples
 from common.run.strategy import Strategy, call_method
 from common.sharding.files import ShardFolderWriter, Stored, read_stored
@@ -143,8 +144,7 @@ class ShardedStrategy(Strategy):
         for gradient in gradients:
             layout = (gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None
             alike.setdefault(layout, []).append(gradient)
-        norm_of = super().global_norm
-        norms = [self.whole(norm_of(group)) for group in alike.values()]
+        norms = [self.whole(global_norm(group)) for group in alike.values()]
         return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     def model_part(self, model: nn.Module) -> Any:

@@ -28,6 +28,17 @@ def read_weights(path: Path, name: str = "model") -> dict[str, torch.Tensor]:
     raise UserError(f"{path}: holds no '{name}', {nearest(name, state)}")
 
 
+def load_exactly(model: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights; raise a UserError unless each name and shape is the model's."""
+    weights = read_weights(path)
+    expected, found = ({key: tuple(v.shape) for key, v in state.items()} for state in (model.state_dict(), weights))
+    for key in {**expected, **found}:
+        if expected.get(key) != found.get(key):
+            shapes = f"expected {expected.get(key, 'no such key')}, found {found.get(key, 'no such key')}"
+            raise UserError(f"{path}: does not fit {type(model).__name__}: '{key}': {shapes}")
+    model.load_state_dict(weights)
+
+
 def load_matching(
     model: torch.nn.Module, weights: dict[str, torch.Tensor], where: str, strategy: Strategy = WHOLE
 ) -> list[str]:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common import MODEL_REGISTRY, BaseModel
+from common import MODEL_REGISTRY
+from common.vision.model import BaseModel
 
 
 class ConvBlock(nn.Sequential):

@@ -7,8 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from common.config.schema import OptimizerConfig
-from common.optim.step import OptimizerStep, clip_by_norm, clip_by_value
-from common.run.strategy import WHOLE
+from common.optim.step import OptimizerStep, clip_by_norm, clip_by_value, global_norm
 
 
 class TestUpdater(unittest.TestCase):
@@ -113,7 +112,7 @@ class TestClipping(unittest.TestCase):
 
     def test_by_norm(self):
         def by_norm(gradients, limit):
-            norm = WHOLE.global_norm(gradients)
+            norm = global_norm(gradients)
             clip_by_norm(gradients, limit, norm)
             return norm
 
