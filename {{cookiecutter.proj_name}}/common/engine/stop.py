@@ -100,12 +100,10 @@ class StopControl:
             add_log(f"{text}; {hint}", "WARNING")
 
     def _fail(self, text: str) -> None:
-        """End the run after this iteration, on all ranks."""
         self.failure, self.agree_at = RunError(text), 0
 
 
 def _raise_first(numbers: Iterable[int | None]) -> None:
-    """Raise Interrupted for the first signal there is."""
     number = next(filter(None, numbers), None)
     if number is not None:
         raise Interrupted(number)
