@@ -30,7 +30,7 @@ TAKEN = {
 def text_fault(value):
     """Return what is wrong with an answer wherever it lands, or None."""
     if not value.strip():
-        return "something to be written"
+        return "some text"
     if value != value.strip():
         return "no space at either end"
     if len(value) > 200:

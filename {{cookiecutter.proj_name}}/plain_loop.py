@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
-    from common import add_log, build_loader, build_loss, build_metric, build_model, build_optimizer, build_scheduler
+    import common
     from common.data.batches import on_device, open_pass
     from common.engine.agenda import Counters
     from common.engine.evaluate import evaluate, evaluating
@@ -26,18 +26,24 @@ def train(config: Config, session: Session) -> None:
     from common.optim.step import OptimizerStep
     from common.run.seed import RandomState
     from common.state.checkpoint import Checkpointer
+    from common.state.weights import load_matching, read_weights
 
+    for key, known in {"mode": "epoch", "accumulate": 1, "precision": "fp32", "compile": False}.items():
+        if (found := getattr(config.trainer, key)) != known:
+            raise common.UserError(f"trainer.{key}: this loop has no lines for it, expected {known}, found {found}")
     device, strategy = session.device, session.strategy
-    train_loader, val_loader = build_loader(config, "train"), build_loader(config, "val")
-    model = strategy.place(build_model(config.model), config)
-    optimizer = build_optimizer(config.optim, model.parameters())
-    scheduler = build_scheduler(config.optim, optimizer, config.progress.epoch)
-    step = OptimizerStep(optimizer, scheduler, config.optim, model, config.trainer.precision, strategy=strategy)
-    loss_set, metric = build_loss(config.loss).to(device), build_metric(config.metric)
+    train_loader, val_loader = common.build_loader(config, "train"), common.build_loader(config, "val")
+    model = strategy.place(common.build_model(config.model), config)
+    optimizer = common.build_optimizer(config.optim, model.parameters())
+    scheduler = common.build_scheduler(config.optim, optimizer, config.progress.epoch)
+    step = OptimizerStep(optimizer, scheduler, config.optim, model, strategy=strategy)
+    loss_set, metric = common.build_loss(config.loss).to(device), common.build_metric(config.metric)
     wrapped, counters, meters, curves = strategy.wrap(model), Counters(), Meters(), Curves(session.folder)
     parts = {"model": strategy.model_part(model), **step.parts(), "counters": counters, "monitor": curves}
     checkpointer = Checkpointer(session.folder / "checkpoints", parts | {"random": RandomState()}, strategy=strategy)
-    if session.checkpoint:
+    if session.checkpoint and not session.goes_on:
+        load_matching(model, read_weights(session.checkpoint), str(session.checkpoint), strategy)
+    elif session.checkpoint:
         checkpointer.load(session.checkpoint)
 
     def val_step(iteration: int, data_dict: dict, size: int) -> tuple[dict, list]:
@@ -60,20 +66,15 @@ def train(config: Config, session: Session) -> None:
             with evaluating([model]):
                 summary_dict = evaluate(val_loader, device, val_step, metric)
             curves.add_scalars("val", summary_dict, epoch, counters.total_iterations)
-            add_log(f"epoch {epoch} | val | {summary_dict}")
+            common.add_log(f"epoch {epoch} | val | {summary_dict}")
             checkpointer.save("latest")
         checkpointer.save("final")
 
 
-def main() -> None:
-    """Train what the command line's config describes."""
+if __name__ == "__main__":
     config = load_config()
     from common import launch
     import custom
 
     with launch(config) as session:
         train(config, session)
-
-
-if __name__ == "__main__":
-    main()

@@ -90,6 +90,8 @@ def build_loss(section: Section) -> LossSet:
     terms, weights, input_names = {}, {}, {}
     for name, keys in section.items():
         where = f"loss.{name}"
+        if name in ("loss", "names", "sum"):
+            raise UserError(f"{where}: this name is taken by the sum of all terms, choose another")
         keys = _copy(keys, where)
         weights[name] = keys.pop("weight", 1.0)
         if not isinstance(weights[name], (int, float)):

@@ -89,7 +89,7 @@ class DebugConfig:
     debug_mode: bool = False
     """Find the operation behind a NaN (anomaly detection), check every gradient, dump the batch that failed. Slow."""
     print_all_grad: bool = False
-    """Log mean, spread, norm and largest value of each parameter's gradient with every logged iteration."""
+    """Log mean, standard deviation, norm and largest value of each parameter's gradient with every logged iteration."""
     profile: Interval | None = None
     """Profile these iterations, such as [50, 60], on rank 0: trace and table in profile/, shares of time in the log."""
 
@@ -138,11 +138,11 @@ class ProgressConfig:
     iters_per_epoch: Positive | None = None
     """Iterations per epoch. null: one pass over the training set."""
     start_epoch: StartEpoch = -1
-    """With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights alone."""
+    """A switch. With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights."""
     epoch_loss: NonNegative = 1
-    """Log the mean losses every so many epochs. 0, here and for the other intervals: never."""
+    """Log the mean results every so many epochs. 0, here and for the other intervals: never."""
     iter_loss: NonNegative = 10
-    """Log the losses every so many iterations."""
+    """Log the results every so many iterations."""
     epoch_val: NonNegative = 1
     """Validate every so many epochs."""
     iter_val: NonNegative = 0
@@ -160,7 +160,7 @@ class ProgressConfig:
     save_progress_val: bool = True
     """Draw pictures of the first validation batch."""
     max_samples_val: Positive = 16
-    """At most so many samples in a picture."""
+    """At most so many samples in a picture; it does not limit the validation."""
     sample_save_eval: NonNegative = 50
     """Write the pictures of every so many samples of an evaluation, one file each. 0: none."""
     local_progress: bool = False
@@ -184,7 +184,7 @@ class CheckpointConfig:
     on_error: Literal["continue", "stop"] = "continue"
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
-    """Resume although the config now trains another model, on other data or in other steps than the checkpoint's."""
+    """Resume although loss, training data or steps have changed. A changed model or optimizer needs start_epoch 0."""
     best_metric: str | None = None
     """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
     best_larger: bool = True

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def gradient_table(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """Return a table with the mean, spread, norm and largest value of each parameter's gradient, a line each."""
+    """Return a table with mean, standard deviation, norm and largest value of each parameter's gradient."""
     lines = [f"{'gradient of':<40} {'mean':>11} {'std':>11} {'norm':>11} {'max |g|':>11}"]
     for name, parameter in parameters:
         if parameter.grad is None:

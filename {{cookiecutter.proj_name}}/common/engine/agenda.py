@@ -33,7 +33,7 @@ class Task(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Do it."""
+        """Run to the end; one that is cut begins again when the run resumes."""
 
 
 class Agenda:
@@ -64,7 +64,7 @@ class Agenda:
         return bool(self.due or self.keep)
 
     def after_epoch(self, counters: Counters) -> None:
-        """Note what falls due after an epoch, and after its last iteration."""
+        """Note what falls due after an epoch, including what its last iteration makes due."""
         progress, epoch, total = self._progress, counters.epoch, counters.total_iterations
         if is_due(progress.epoch_val, epoch) or is_due(progress.iter_val, total):
             self.add("validate")

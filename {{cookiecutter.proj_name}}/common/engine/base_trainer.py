@@ -27,7 +27,7 @@ class TrainerBase(metaclass=ABCMeta):
     """The parts of a training by name, and its steps and hooks."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]
+    steps: dict[str, OptimizerStep]  # by optimizer; made in prepare()
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
@@ -72,17 +72,17 @@ class TrainerBase(metaclass=ABCMeta):
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        """The models for a step to call: wrapped ones in training, bare ones in an evaluation; see ``forms``."""
+        """The models for a step to call: ``forms.wrapped`` in training, ``forms.validation`` in an evaluation."""
         return self.forms.active
 
     @property
     def model(self) -> nn.Module:
-        """The only one of ``models``."""
+        """The model that is registered without a name."""
         return self.forms.active[MAIN]
 
     @property
     def optimizer(self) -> Optimizer:
-        """The only optimizer."""
+        """The optimizer that is registered without a name."""
         return self.optimizers[MAIN]
 
     @property
@@ -144,7 +144,7 @@ class TrainerBase(metaclass=ABCMeta):
         return self.config.optim if name == MAIN else named[name]
 
     def before_train_epoch(self, epoch: int) -> None:
-        """Before a training epoch."""
+        """Before a training epoch, and again where a run resumes within it."""
 
     def before_train_step(self, epoch: int, iteration: int, data_dict: dict) -> None:
         """Before a training step."""
@@ -162,7 +162,7 @@ class TrainerBase(metaclass=ABCMeta):
     def after_train_step(
         self, epoch: int, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict
     ) -> None:
-        """After a training step."""
+        """After the optimizer's step; what is added to ``result_dict`` is logged, too."""
 
     def after_train_epoch(self, epoch: int, summary_dict: dict[str, float]) -> None:
         """After a training epoch; ``summary_dict`` has the mean of each result over the epoch."""

@@ -136,7 +136,7 @@ class Evaluation(Task):
         tester.check_stop = trainer.stop.check_within
 
     def run(self) -> None:
-        """Evaluate."""
+        """Evaluate the samples, and record the results."""
         trainer, epoch = self._trainer, self._trainer.epoch
         with _validation_models(trainer):
             summary_dict = self._tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")

@@ -35,7 +35,9 @@ def check_registered(trainer: Trainer) -> None:
     counts = gather(trainer.iterations_per_epoch)
     if len(set(counts)) > 1:
         found = ", ".join(map(str, counts))
-        raise UserError(f"dataset.train: the processes have {found} batches; set progress.iters_per_epoch, or even it")
+        raise UserError(
+            f"dataset.train: the processes have {found} batches; set progress.iters_per_epoch to one of them"
+        )
     if trainer.val_loader is None and config.trainer.early_stop:
         raise UserError("trainer.early_stop: needs dataset.val, found none")
     if trainer.val_loader is None and config.checkpoint.best_metric:
@@ -49,8 +51,7 @@ def _check_plateau(trainer: Trainer, scheduler: ReduceLROnPlateau, where: str) -
         raise UserError(f"{where}.lr_scheduler: ReduceLROnPlateau needs checkpoint.best_metric and dataset.val")
     mode = "max" if checkpoint.best_larger else "min"
     if scheduler.mode != mode:
-        found = f"expected {mode}, as checkpoint.best_larger says, found {scheduler.mode}"
-        raise UserError(f"{where}.lr_scheduler.mode: {found}")
+        raise UserError(f"{where}.lr_scheduler.mode: expected {mode}, as best_larger says, found {scheduler.mode}")
 
 
 def take_weights(trainer: Trainer, checkpoint: Path) -> None:
@@ -82,6 +83,7 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
 def make_checkpointer(trainer: Trainer) -> Checkpointer:
     """Name the parts of a checkpoint, in the order in which they are loaded."""
     strategy, config = trainer.session.strategy, trainer.config.checkpoint
+    # continuity, updater, selection and monitor are what ResumeCheck, OptimizerStep, BestTracker and Curves once were.
     parts: dict[str, Any] = {"continuity": ResumeCheck(trainer.config)}
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():

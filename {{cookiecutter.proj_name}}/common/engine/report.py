@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def start_banner(trainer: Trainer) -> None:
-    """Log device, precision, parameters, set sizes, the batch size that counts, and where results go."""
+    """Log device, precision, parameters, set sizes, the effective batch size, and where results go."""
     config, folder = trainer.config.trainer, trainer.session.folder
     parameters = [parameter for model in trainer.models.values() for parameter in model.parameters()]
     total = sum(parameter.numel() for parameter in parameters)

@@ -48,6 +48,7 @@ class Trainer(TrainerBase):
             scheduler step      (by iterations)
         scheduler step          (by epochs)
         after_train_epoch
+        validation, evaluation, checkpoint
 
     By epochs, an epoch is one pass over the training set. By iterations, the passes follow each other without end, and
     an epoch is ``progress.iters_per_epoch`` iterations.
@@ -113,10 +114,10 @@ class Trainer(TrainerBase):
         self.stop.start(counters.total_iterations)
         if progress.init_eval and counters.total_iterations == 0:
             self.agenda.add("evaluate")
-        self._work_off()
+        self._run_due_tasks()
         while counters.epoch < progress.epoch and not self.best.should_stop:
             self._train_epoch(counters.epoch)
-            self._work_off()
+            self._run_due_tasks()
             self._agree()
         self._save("final")
 
@@ -139,7 +140,7 @@ class Trainer(TrainerBase):
             stop.is_sound = True
             if iteration + 1 < count:
                 if agenda.counts_iterations and agenda.after_iteration(counters.total_iterations):
-                    self._work_off()
+                    self._run_due_tasks()
                 if counters.total_iterations >= stop.agree_at:
                     self._agree()
         self._end_epoch(epoch)
@@ -147,7 +148,7 @@ class Trainer(TrainerBase):
     def _start_epoch(self, epoch: int) -> Iterator[dict]:
         """Return the epoch's batches, from the next iteration on."""
         self.stop.is_sound = False
-        # An epoch that was cut has already drawn this hook's random numbers.
+        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
         with random_state_kept() if self.iteration else nullcontext():
             self.before_train_epoch(epoch)
         for model in self.forms.bare.values():
@@ -254,7 +255,7 @@ class Trainer(TrainerBase):
         for name, image in self.render_progress_imgs(data_dict, output_dict).items():
             self.curves.add_image(split, name, image, self.total_iterations, Path(name) / file if file else None)
 
-    def _work_off(self) -> None:
+    def _run_due_tasks(self) -> None:
         """Run the tasks that are due, then save under the names that are to be kept."""
         self.agenda.run_tasks()
         names, obsolete = self.agenda.take_names()
@@ -280,7 +281,7 @@ class Trainer(TrainerBase):
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say how to resume."""
-        reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ends by an error"
+        reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
         if self.stop.may_save(error):
             self._save("latest")
             self.checkpointer.wait()

@@ -112,4 +112,4 @@ def describe_broken_group(error: BaseException) -> str | None:
         return None
     if "imed out" in text or "timeout" in text:
         return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
-    return f"another process has ended, and what it said is the cause, or cannot be reached ({text[:120]})"
+    return f"another process has ended, and its own message says why, or it cannot be reached ({text[:120]})"

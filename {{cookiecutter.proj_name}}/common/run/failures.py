@@ -28,6 +28,6 @@ def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseExcept
     # What a worker's end looks like depends on what it was at: torch sees it, or the line to it breaks.
     broken = isinstance(error, (ConnectionError, EOFError)) and any("multiprocessing" in f.filename for f in frames)
     if broken or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
-        cause = "mostly it had no memory left: lower worker, or set it to 0 to see what happens"
+        cause = "most often because memory ran out: lower worker, or set it to 0 to see what happens"
         return RunError(f"{doing}: a process that loads data died ({short}); {cause}")
     return error

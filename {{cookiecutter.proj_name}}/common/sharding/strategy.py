@@ -34,7 +34,7 @@ def group_sizes(name: str, config: DistConfig, processes: int) -> tuple[int, int
     if name == "tp":
         if config.tp_size not in (None, processes):
             raise UserError(
-                f"dist.tp_size: with strategy tp it is the number of processes, {processes}; fsdp crosses both"
+                f"dist.tp_size: with strategy tp it is the number of processes, {processes}; fsdp combines both"
             )
         return 1, 1, processes
     tp = config.tp_size or 1

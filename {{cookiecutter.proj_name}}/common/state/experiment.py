@@ -24,7 +24,7 @@ from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
-_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "environment.txt", "job.sh", "event"}
+_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
 _PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
 
 

@@ -49,6 +49,13 @@ class TestPlainLoop(unittest.TestCase):
         self.run_loop("killed")
         self.assertEqual(list(differences(self.folder / "whole", self.folder / "killed")), [])
 
+    def test_what_it_has_no_lines_for_is_refused(self):
+        command = [sys.executable, "plain_loop.py", "--config", "configs/default.yaml", "--trainer.accumulate", "4"]
+        words = [*command, "--gpu_ids", "-1", "--dir.expr_dir", str(self.folder)]
+        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("error: trainer.accumulate: this loop has no lines for it, expected 1, found 4", done.stderr)
+
     def test_it_is_short(self):
         self.assertLessEqual(len((PROJECT / "plain_loop.py").read_text().splitlines()), 80)
 

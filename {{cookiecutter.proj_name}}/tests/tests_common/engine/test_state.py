@@ -31,13 +31,13 @@ ITEMS = {
 }
 # What no comparison of one run can show has a test of its own.
 ELSEWHERE = {
-    "continuity": "test_continuity",
+    "continuity": "test_resume_check",
     "updater/moved": "test_non_finite",
     "updater/lost_in_a_row": "test_non_finite",
-    "selection/metric": "test_selection",
-    "selection/top": "test_selection",
+    "selection/metric": "test_best",
+    "selection/top": "test_best",
     "trainer/drop": "test_trainer",
-    "monitor/step": "test_monitor",
+    "monitor/step": "test_curves",
 }
 
 
