@@ -33,6 +33,7 @@ def own_home(tmp_path_factory):
         for name in os.environ:
             if name.startswith(("GIT_", "COOKIECUTTER_", "XDG_")):
                 patch.delenv(name)
+        patch.delenv("FULL", raising=False)  # the project's long tests run in place, once
         for name, value in settings.items():
             patch.setenv(name, str(value))
         yield home

@@ -8,6 +8,8 @@ import shutil
 import pytest
 from conftest import ROOMS, bake, commit, expected_files, python, run
 
+FULL = bool(os.environ.get("FULL"))  # before the tests take it away
+
 # Tests that go through most of the core, in half a minute.
 SOME = [
     "tests_common/test_imports.py",
@@ -75,7 +77,7 @@ def test_nothing_is_left_of_it(lacking):
 def test_no_other_test_needs_it(lacking):
     project, missing = lacking
     python("-m", "pytest", "-q", "--collect-only", "tests", cwd=project)
-    if missing == ROOMS or os.environ.get("FULL"):
+    if missing == ROOMS or FULL:
         python("-m", "pytest", "-q", *(f"tests/{name}" for name in SOME), cwd=project)
 
 

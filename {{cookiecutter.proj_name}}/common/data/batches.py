@@ -80,9 +80,9 @@ def find_sizes_at(loader: DataLoader) -> Callable[[int], tuple[int, int]] | None
 
 def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
     """Return the batches of one pass over a loader, from batch number ``start`` on."""
-    sampler: Any = loader.batch_sampler
     if find_sizes_at(loader):
-        sampler.set_position(epoch, start)
+        batch_sampler: Any = loader.batch_sampler
+        batch_sampler.set_position(epoch, start)
         return iter(loader)
     sampler = getattr(loader, "sampler", None)
     if hasattr(sampler, "set_epoch"):
@@ -143,7 +143,7 @@ class TrainingBatches:
     ):
         self.per_epoch, self.by_epoch = per_epoch or len(loader), by_epoch
         self.transform = getattr(loader, "transform_batch", None)
-        self._loader, self._accumulate, self._device = loader, accumulate, device
+        self.loader, self._accumulate, self._device = loader, accumulate, device
         self._data_size = get_data_size()
         # A loader that does not tell its batches' sizes counts them alike.
         self._sizes_at = find_sizes_at(loader) or (lambda batch: (1, self._data_size))
@@ -158,16 +158,16 @@ class TrainingBatches:
     def open(self, epoch: int, iteration: int, total: int) -> Iterator[dict]:
         """Return the batches of an epoch from an iteration on, after ``total`` iterations of the run."""
         if self.by_epoch:
-            return on_device(open_pass(self._loader, epoch, iteration), self._device)
+            return on_device(open_pass(self.loader, epoch, iteration), self._device)
         self._first = total - iteration
         if self._endless is None:
             self._endless = on_device(self._passes(total), self._device)
         return self._endless
 
     def _passes(self, done: int) -> Iterator[dict]:
-        epoch, start = divmod(done, len(self._loader))
+        epoch, start = divmod(done, len(self.loader))
         while True:
-            yield from open_pass(self._loader, epoch, start)
+            yield from open_pass(self.loader, epoch, start)
             epoch, start = epoch + 1, 0
 
     def window(self, iteration: int) -> tuple[bool, float | None, int]:

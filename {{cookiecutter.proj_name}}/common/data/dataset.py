@@ -100,15 +100,15 @@ class View(Dataset):
     """The samples of a data set at ``rows`` (None: all), transformed.
 
     ``transforms(sample)`` returns a sample, ``transforms.on_batch(batch)`` a batch where the data set reads whole ones
-    (``__getitems__``). Both may draw random numbers from torch's generator only.
+    (``__getitems__``). ``transforms.random_generators`` says which generators they draw from, by default all.
     """
 
     def __init__(self, dataset: Any, rows: Sequence[int] | None = None, transforms: Any = None):
         self.dataset, self.transforms = dataset, transforms
         self.rows = range(len(dataset)) if rows is None else rows
         self.random_generators = generators_of(dataset)
-        if transforms and "torch" not in self.random_generators:
-            self.random_generators += ("torch",)
+        drawn = getattr(transforms, "random_generators", ALL_GENERATORS) if transforms else ()
+        self.random_generators = tuple(dict.fromkeys([*self.random_generators, *drawn]))
         if getattr(dataset, "__getitems__", None):
             self.__getitems__ = self._read_batch
 

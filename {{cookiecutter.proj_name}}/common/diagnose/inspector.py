@@ -43,10 +43,13 @@ class Inspector:
         if done == self._first:
             self._profile = StepProfile(self._trainer.session.folder / "profile")
             self._profile.start()
-        self._count_waiting()
+        elif self._profile:  # the clock restarts with each logged iteration
+            waited = self._trainer.progress.waited
+            self._profile.add("data", waited - self._waited if waited >= self._waited else waited)
         self._switch("forward")
         with torch.autograd.set_detect_anomaly(True) if self._debug.debug_mode else nullcontext():
             self._run_or_dump(epoch, iteration, data_dict)
+        self._waited = self._trainer.progress.waited
         if self._profile and done + 1 == self._last:
             self._report(self._profile)
 
@@ -90,13 +93,6 @@ class Inspector:
     def _switch(self, part: str | None) -> None:
         if self._profile:
             self._profile.switch(part)
-
-    def _count_waiting(self) -> None:
-        """Count the time that the loop waited for this batch; its clock restarts with each logged iteration."""
-        waited = self._trainer.progress.waited
-        if self._profile:
-            self._profile.add("data", waited - self._waited if waited >= self._waited else waited)
-        self._waited = waited
 
     def _report(self, profile: StepProfile) -> None:
         """End the profile, and log the share of each part."""

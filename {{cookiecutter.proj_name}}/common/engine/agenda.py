@@ -51,8 +51,8 @@ class Agenda:
         self._progress = progress
 
     def add(self, name: str) -> None:
-        """Let a task fall due, if it is known."""
-        if name in self.tasks:
+        """Let a task fall due, if it is known and not due already."""
+        if name in self.tasks and self.tasks[name] not in self.due:
             self.due.append(self.tasks[name])
 
     def after_iteration(self, total: int) -> bool:

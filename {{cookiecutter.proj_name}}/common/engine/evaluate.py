@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,6 @@ from common.run.seed import random_state_kept
 from common.run.strategy import sync_buffers
 
 if TYPE_CHECKING:
-    from common.engine.tester import BaseTester
     from common.engine.trainer import Trainer
 
 # What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
@@ -37,15 +37,18 @@ def evaluate(
     step: Callable[[int, dict, int], StepResult],
     metric: MetricSet,
     check_stop: CheckStop | None = None,
+    before: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
 
     ``step`` is called with the iteration, the batch and the number of its samples. That is 0 for a batch which only
     keeps this rank in step with the others, whose samples they are: its results do not count. ``check_stop`` is called
-    before each batch, and raises where the run is to stop.
+    before each batch, and raises where the run is to stop; ``before`` once, when the metric is reset.
     """
     meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
     metric.reset()
+    if before:
+        before()
     for iteration, data_dict in enumerate(on_device(loader, device)):
         if check_stop:
             check_stop(loader, iteration)
@@ -53,9 +56,9 @@ def evaluate(
         size = sizes_at(iteration)[0] if sizes_at else 1
         output_dict, results = step(iteration, data_dict, size)
         if size:
+            metric.update(output_dict, data_dict)
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
-            metric.update(output_dict, data_dict)
         if activations.tensors:
             activations.clear()
     return meters.summary() | metric.compute()
@@ -82,16 +85,18 @@ class Validation(Task):
 
     name = "validate"
 
-    def __init__(self, trainer: Trainer, loader: DataLoader):
-        self._trainer, self._loader = trainer, loader
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
         self._val_step = in_precision(trainer.val_step, trainer.device, trainer.config.trainer.precision)
 
     def run(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
         trainer, total = self._trainer, self._trainer.total_iterations
+        if trainer.val_loader is None:
+            return
         epoch = trainer.epoch if trainer.iteration else trainer.epoch - 1  # that of the last iteration
         with _validation_models(trainer):
-            summary_dict = self._evaluate(epoch)
+            summary_dict = self._evaluate(trainer.val_loader, epoch)
         best, agenda = trainer.best, trainer.agenda
         is_best = best.update(summary_dict)
         trainer.curves.add_scalars("val", summary_dict, epoch, total)
@@ -105,7 +110,7 @@ class Validation(Task):
         agenda.keep += [name] if name not in dropped else []
         agenda.drop += [other for other in dropped if other != name]
 
-    def _evaluate(self, epoch: int) -> dict[str, float]:
+    def _evaluate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         trainer, draws = self._trainer, self._trainer.config.progress.save_progress_val
 
         def step(iteration: int, data_dict: dict, size: int) -> StepResult:
@@ -114,12 +119,15 @@ class Validation(Task):
             trainer.before_val_step(epoch, iteration, data_dict)
             output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
             trainer.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
+            return output_dict, results(iteration, data_dict, output_dict, result_dict, size)
+
+        def results(iteration: int, data_dict: dict, output_dict: dict, result_dict: dict, size: int) -> Iterator:
+            yield result_dict, size
             if iteration == 0 and draws:
                 trainer.draw("val", epoch, iteration, data_dict, output_dict)
-            return output_dict, [(result_dict, size)]
 
-        trainer.before_val_epoch(epoch)
-        summary_dict = evaluate(self._loader, trainer.device, step, trainer.metric, trainer.stop.check_within)
+        check_stop, before = trainer.stop.check_within, partial(trainer.before_val_epoch, epoch)
+        summary_dict = evaluate(loader, trainer.device, step, trainer.metric, check_stop, before)
         for name, figure in trainer.metric.draw().items() if draws else ():
             trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
         trainer.after_val_epoch(epoch, summary_dict)
@@ -131,15 +139,17 @@ class Evaluation(Task):
 
     name = "evaluate"
 
-    def __init__(self, trainer: Trainer, tester: BaseTester):
-        self._trainer, self._tester = trainer, tester
-        tester.check_stop = trainer.stop.check_within
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
 
     def run(self) -> None:
         """Evaluate the samples, and record the results."""
-        trainer, epoch = self._trainer, self._trainer.epoch
+        trainer, epoch, tester = self._trainer, self._trainer.epoch, self._trainer.tester
+        if tester is None:
+            return
+        tester.check_stop = trainer.stop.check_within
         with _validation_models(trainer):
-            summary_dict = self._tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")
+            summary_dict = tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")
         trainer.curves.add_scalars("eval", summary_dict, epoch, trainer.total_iterations)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from torch.utils.data import DataLoader
+from typing import TYPE_CHECKING, Any
 
 from common.log.console import add_log
 from common.run.distributed import get_data_size, get_world_size
@@ -41,12 +39,14 @@ def start_banner(trainer: Trainer) -> None:
         add_log(line)
 
 
-def _count(loader: DataLoader | None) -> str:
+def _count(loader: Any) -> str:
     """Return how many samples a loader's set has, as text."""
     if loader is None:
         return "none"
-    length = getattr(loader.dataset, "__len__", None)
-    return f"{length():,}" if length else "a stream"
+    try:
+        return f"{len(loader.dataset):,}"
+    except (AttributeError, TypeError):
+        return "a stream"
 
 
 def closing_summary(trainer: Trainer, began: float) -> None:

@@ -66,7 +66,8 @@ class StopControl:
         self.agree_at = total + self._interval
         if self.failure:
             raise self.failure
-        _raise_first(numbers)
+        # A signal may have come in the meantime, whose wish to agree at once has just been overwritten.
+        _raise_first([self.request.number] if self._is_alone else numbers)
         return any(failed), any(overdue)
 
     def check_within(self, loader: DataLoader, iteration: int) -> None:

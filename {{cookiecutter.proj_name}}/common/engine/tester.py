@@ -98,8 +98,9 @@ class BaseTester(metaclass=ABCMeta):
             return output_dict, self._evaluate_cases(iteration, cases)
 
         with evaluating([self.model]):
-            self.before_test_epoch()
-            summary_dict = evaluate(self.test_loader, self.device, step, self.metric, self.check_stop)
+            summary_dict = evaluate(
+                self.test_loader, self.device, step, self.metric, self.check_stop, self.before_test_epoch
+            )
             self.after_test_epoch(summary_dict)
         self._write(summary_dict)
         return summary_dict

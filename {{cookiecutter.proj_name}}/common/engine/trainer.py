@@ -72,8 +72,7 @@ class Trainer(TrainerBase):
             stack.enter_context(handling(self.stop.handle_signal))
             for part in (self.curves, self.progress, self.checkpointer):
                 stack.enter_context(closing(part))
-            for loader in (self.train_loader, self.val_loader):
-                stack.callback(stop_workers, loader)
+            stack.callback(lambda: (stop_workers(self.train_loader), stop_workers(self.val_loader)))
             try:
                 self._train()
             except (Exception, Interrupted) as error:
@@ -93,10 +92,7 @@ class Trainer(TrainerBase):
         self.forms.wrap()
         self.batches, self.steps = self.training_batches(), make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
-        if self.val_loader:
-            self.agenda.tasks["validate"] = Validation(self, self.val_loader)
-        if self.tester:
-            self.agenda.tasks["evaluate"] = Evaluation(self, self.tester)
+        self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
         self.curves = Curves(session.folder)
         self.checkpointer = make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -155,6 +151,8 @@ class Trainer(TrainerBase):
             model.train()
         for step in self.steps.values():
             step.start_epoch(epoch)
+        if self.batches.loader is not self.train_loader:  # a hook may register another one
+            self.batches = self.training_batches()
         batches = self.batches.open(epoch, self.iteration, self.total_iterations)
         self.progress.restart_clock(self.total_iterations)
         self.stop.is_sound = True

@@ -47,11 +47,10 @@ class BestTracker:
     def rank(self, summary: Mapping[str, float], name: str) -> list[str]:
         """Rank a validation among the best by the name of its checkpoint, and return the names that dropped out."""
         score = math.nan if self.metric is None else summary[self.metric]
-        if math.isnan(score):
-            return [name]
-        ranked = sorted([*self.top, (score, name)], key=lambda entry: -self._sign * entry[0])
+        entries = [] if math.isnan(score) else [(score, name)]
+        ranked = sorted([*self.top, *entries], key=lambda entry: -self._sign * entry[0])
         self.top = ranked[: self._places]
-        return [other for _, other in ranked[self._places :]]
+        return [other for _, other in ranked[self._places :]] + ([] if entries else [name])
 
     def _is_better(self, score: float, than: float | None, by: float = 0.0) -> bool:
         if than is None:

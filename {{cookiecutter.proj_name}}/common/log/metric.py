@@ -124,7 +124,8 @@ class MeanMetric(BaseMetric):
     """The mean over all samples of a value that each sample has, such as being right: implement ``measure``."""
 
     def __init__(self):
-        self.reset()
+        self._sums: list[torch.Tensor] = []
+        self._count = 0
 
     @abstractmethod
     def measure(self, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> torch.Tensor:
@@ -132,8 +133,7 @@ class MeanMetric(BaseMetric):
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._sums: list[torch.Tensor] = []
-        self._count = 0
+        self._sums, self._count = [], 0
 
     def update(self, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> None:
         """Add a batch; its sum stays on the device."""

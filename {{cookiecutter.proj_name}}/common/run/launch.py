@@ -45,6 +45,10 @@ class Session:
     goes_on: bool = True
     strategy: Strategy = WHOLE
 
+    def __post_init__(self):
+        if self.strategy is WHOLE:  # which is for the CPU
+            object.__setattr__(self, "strategy", Strategy("none", self.device))
+
 
 @contextmanager
 def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterator[Session]:

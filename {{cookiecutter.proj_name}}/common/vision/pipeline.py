@@ -9,6 +9,7 @@ import torch
 
 from common.config.errors import UserError
 from common.config.registry import TRANSFORM_REGISTRY
+from common.data.dataset import ALL_GENERATORS
 
 if TYPE_CHECKING:
     from kornia.augmentation import AugmentationSequential
@@ -23,8 +24,7 @@ class Pipeline:
 
     A sample has ``image`` (C, H, W); ``mask`` (H, W) or (C, H, W) of any dtype, never interpolated; ``boxes`` (N, 4),
     float: left, top, right and bottom edge in pixels, clipped to the image; ``keypoints`` (N, 2), float: x and y in
-    pixels, (0, 0) being the center of the first pixel. In a batch each has one more dimension in front. Random numbers
-    come from torch's global generator.
+    pixels, (0, 0) being the center of the first pixel. In a batch each has one more dimension in front.
 
     A transform is one of this package (``Resize``, ``RandomFlip``, ``RandomColorJitter``) or any of
     ``kornia.augmentation`` by its own name (``Normalize``, ``RandomCrop``, ...). ``{type: ToTensor}`` comes first if
@@ -47,13 +47,11 @@ class Pipeline:
         if TO_TENSOR in types[1:]:
             raise UserError(f"{where}.{types.index(TO_TENSOR, 1)}: ToTensor comes first")
         self._augment = _build(sections, where, start=int(self._converts))
+        modules = {type(step).__module__.split(".")[0] for step in self._augment.children()} if self._augment else set()
+        self.random_generators = ("torch",) if modules <= {"kornia", "common"} else ALL_GENERATORS
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return a transformed sample.
-
-        Raises:
-            ValueError: The image is not a floating-point tensor, or the mask has another size.
-        """
+        """Return a transformed sample; raise a ValueError unless its image is floating-point, its mask as large."""
         if self._converts:
             sample = {**sample, "image": to_tensor(sample["image"])}
         batch = self._transform({key: sample[key].unsqueeze(0) for key in _KEYS if key in sample})

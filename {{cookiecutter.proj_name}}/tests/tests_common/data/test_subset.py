@@ -28,7 +28,9 @@ class Paths(BaseDataset):
 
 
 class Flip:
-    """Flips every image; a transform may always draw random numbers."""
+    """Flips every image, and says that it would draw from torch's generator alone."""
+
+    random_generators = ("torch",)
 
     def __call__(self, sample):
         return {**sample, "image": sample["image"].flip(-1)}
@@ -62,6 +64,7 @@ class TestView(unittest.TestCase):
             (Paths("data"), ALL_GENERATORS),
             (View(Paths("data"), None, flip), ALL_GENERATORS),
             (View(View(arrays, None, flip), [1]), ("torch",)),
+            (View(arrays, None, lambda sample: sample), ALL_GENERATORS),
         )
         for dataset, expected in cases:
             self.assertEqual(generators_of(dataset), expected)
