@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 class TestChoice(unittest.TestCase):
     def test_what_does_not_go_together(self):
         for processes, keys, message in (
-            (4, {"strategy": "tp", "tp_size": 2}, "tp_size: with strategy tp .* 4; fsdp crosses both"),
+            (4, {"strategy": "tp", "tp_size": 2}, "tp_size: with strategy tp .* 4; fsdp combines both"),
             (4, {"strategy": "fsdp", "tp_size": 3}, "dist.tp_size: expected a divisor of 4 processes, found 3"),
             (4, {"strategy": "fsdp", "tp_size": 2, "shard_size": 4}, "shard_size: expected a divisor of 2 .* found 4"),
         ):
