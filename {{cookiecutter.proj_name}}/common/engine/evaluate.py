@@ -92,7 +92,7 @@ class Validation(Task):
     def run(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
         trainer, total = self._trainer, self._trainer.total_iterations
-        if trainer.val_loader is None:
+        if not trainer.val_loader:  # none, or an empty one
             return
         epoch = trainer.epoch if trainer.iteration else trainer.epoch - 1  # that of the last iteration
         with _validation_models(trainer):

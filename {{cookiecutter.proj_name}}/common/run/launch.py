@@ -81,7 +81,8 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             yield Session(device, folder, checkpoint, goes_on, strategy)
             distributed.barrier()  # so that no rank closes its connections while another still uses them
         except Exception as error:
-            _end_by(error, secrets, neighbors)
+            with handling(lambda number: None):  # such as of a launcher that saw the other process end, too
+                _end_by(error, secrets, neighbors)
         except Interrupted as end:
             add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
             _leave_group()
