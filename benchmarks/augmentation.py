@@ -1,7 +1,7 @@
 """Augmentation of whole batches beside that of single samples: python benchmarks/augmentation.py
 
 Both take the same images and masks, 256 x 256, through the loader and to the device, with the same transforms: flips,
-and a colour jitter of six changes. Printed are the medians of rounds that take turns, as ratios.
+and a color jitter of six changes. Printed are the medians of rounds that take turns, as ratios.
 """
 
 import statistics

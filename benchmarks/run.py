@@ -207,10 +207,10 @@ def plot(tables: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
         axis.set_axis_off()
     for axis, (name, table) in zip(axes, shown.items(), strict=False):
         engines, ratios = list(table), [figures["ratio"] for figures in table.values()]
-        colours = [
+        colors = [
             "C1" if engine.startswith("ours") else "C7" if engine.startswith("hand") else "C0" for engine in engines
         ]
-        bars = axis.barh(engines, ratios, color=colours)
+        bars = axis.barh(engines, ratios, color=colors)
         axis.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.invert_yaxis()

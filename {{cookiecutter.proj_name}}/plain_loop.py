@@ -52,7 +52,6 @@ def train(config: Config, session: Session) -> None:
 
     with closing(curves), closing(checkpointer):
         for epoch in range(counters.epoch, config.progress.epoch):
-            wrapped.train()
             step.start_epoch(epoch)
             for data_dict in on_device(open_pass(train_loader, epoch), device):
                 loss = loss_set({"logits": wrapped(data_dict["image"])}, data_dict)["sum"]
@@ -64,7 +63,7 @@ def train(config: Config, session: Session) -> None:
             counters.epoch = epoch + 1
             curves.add_scalars("train", meters.flush() | step.log_values(), epoch, counters.total_iterations)
             with evaluating([model]):
-                summary_dict = evaluate(val_loader, device, val_step, metric)
+                summary_dict = evaluate(val_loader, device, val_step, metric) if val_loader else {}
             curves.add_scalars("val", summary_dict, epoch, counters.total_iterations)
             common.add_log(f"epoch {epoch} | val | {summary_dict}")
             checkpointer.save("latest")

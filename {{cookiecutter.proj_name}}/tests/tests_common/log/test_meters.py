@@ -50,8 +50,8 @@ class TestMeters(unittest.TestCase):
         meters.update({"loss": (weight * 2).sum()})
         self.assertFalse(meters._pending["loss"][0][0].requires_grad)
 
-    def test_update_does_not_synchronise(self):
-        meters, refused = Meters(), mock.Mock(side_effect=AssertionError("synchronises"))
+    def test_update_does_not_synchronize(self):
+        meters, refused = Meters(), mock.Mock(side_effect=AssertionError("synchronizes"))
         loss = torch.ones(())
         with mock.patch.multiple(torch.Tensor, item=refused, tolist=refused, cpu=refused, __float__=refused):
             meters.update({"loss": loss}, 4)
