@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,13 @@ def ends_equal(cluster, project, job, name):
 
 @pytest.fixture(scope="module")
 def whole(cluster, project):
-    """The run that nothing cuts."""
-    job = submit(cluster, project, "whole")
-    ends_equal(cluster, project, job, "whole")
+    """The run that nothing cuts; the port that follows from its job's number is taken."""
+    with socket.socket() as taken:
+        with suppress(OSError):  # another program has it
+            taken.bind(("", 20001))
+            taken.listen()
+        job = submit(cluster, project, "whole")
+        ends_equal(cluster, project, job, "whole")
     return job
 
 

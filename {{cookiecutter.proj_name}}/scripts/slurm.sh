@@ -22,6 +22,9 @@ if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
     config=$1
     shift
 fi
+# The processes meet on this node, the first, at a port that is free on it.
+MASTER_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])') || exit 1
+export MASTER_PORT
 # One process a task, with a log of its own. 75 means: cut and saved; 138: by USR1, before there was anything to save.
 srun --kill-on-bad-exit=1 --open-mode=append --output="slurm-$SLURM_JOB_ID-rank%t.out" \
     python train.py --config "$config" --resume auto "$@"
