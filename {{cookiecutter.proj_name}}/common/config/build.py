@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError
 from common.config.load import check_value
-from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-from common.config.rooms import open_room
+from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, open_room
 from common.config.schema import LOADER_KEYS, Config, Section
 from common.data import make_loader
 from common.data.dataset import View, draw_rows

@@ -1,7 +1,7 @@
 """A config file and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
 
-The file becomes nested dicts, each flag replaces one key in them, and one walk along the schema checks and builds the
-whole. jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
+Each flag replaces one key of the file's nested dicts, and one walk along the schema checks and builds the whole.
+jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
 """
 
 import re

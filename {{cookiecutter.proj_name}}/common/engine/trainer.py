@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from common.config.errors import UserError, nearest
-from common.config.rooms import open_room
+from common.config.registry import open_room
 from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase

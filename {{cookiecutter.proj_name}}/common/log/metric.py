@@ -1,13 +1,14 @@
-"""What is averaged over samples and ranks: the scalars of steps, and metrics over a whole set."""
+"""What is averaged over samples and ranks: the scalars of steps, and metrics over a whole set; and what they read."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from common.config.errors import UserError, nearest
 from common.run.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
 Scalar = float | torch.Tensor
@@ -181,3 +182,26 @@ class MetricSet:
         )
         means = {name: metric for name, metric in self._metrics.items() if isinstance(metric, MeanMetric)}
         return {name: metric.measure(output, data)[0].float() for name, metric in means.items()}
+
+
+def pick(names: Sequence[str], where: str, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> list[Any]:
+    """Return the entries of these names, from the model's output first, then from the batch.
+
+    Raise a UserError that begins with ``where``, the config section that asks (``loss.ce``), if a name is in neither.
+    """
+    entries = {**data_dict, **output_dict}
+    for name in names:
+        if name not in entries:
+            hint = nearest(name, entries)
+            raise UserError(f"{where}.input_name: '{name}' is neither an output nor in the batch, {hint}")
+    return [entries[name] for name in names]
+
+
+def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest class, int64 (batch, ...), of logits (batch, classes, ...); binary ones have one channel."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+
+
+def class_numbers(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return a target as int64 (batch, ...), without the channel dimension that a binary target may have."""
+    return (target[:, 0] if target.ndim == logits.ndim else target).long()

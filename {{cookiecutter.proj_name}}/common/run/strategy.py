@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from common.config.errors import UserError
-from common.config.rooms import open_room
+from common.config.registry import open_room
 from common.config.schema import Config, DistConfig
 from common.run.device import gpu_numbers
 from common.run.distributed import is_distributed
