@@ -79,9 +79,7 @@ def build_loss(section: Section) -> LossSet:
         if name in ("loss", "names", "sum"):
             raise UserError(f"{where}: this name is taken by the sum of all terms, choose another")
         keys = _copy(keys, where)
-        weights[name] = keys.pop("weight", 1.0)
-        if not isinstance(weights[name], (int, float)):
-            raise UserError(f"{where}.weight: expected a number, found {weights[name]!r}")
+        weights[name] = check_value(float, keys.pop("weight", 1.0), f"{where}.weight")
         if "input_name" in keys:
             input_names[name] = keys.pop("input_name")
         terms[name] = LOSS_REGISTRY.build(keys, where)

@@ -101,24 +101,20 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     hint: Any = Config
     *path, name = key.split(".")
     for section in path:
-        hint = _child(hint, section)
-        inner = {} if values.get(section) is None else values[section]
-        if not isinstance(inner, dict):
+        hint, inner = _child(hint, section), values.get(section)
+        if not isinstance(inner, dict | NoneType):
             raise WrongKey(key, f"{section} is {inner!r:.60}, not a section")
-        # A copy, since a YAML alias may have put one dict in two places.
-        values[section] = dict(inner)
+        values[section] = dict(inner or {})  # a copy, since a YAML alias may have put one dict in two places
         values = values[section]
     values[name] = _parse(text, f"--{key}") if _child(hint, name) in _OPEN else text
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:
     """Return a value as its type, with all that it holds; a closed section as its dataclass."""
-    if hint is Any or NoneType in get_args(hint):
-        if value is None:
-            return None
-        if value == "None":
-            raise WrongKey(key, "found the text None; write null")
-    if hint is Any and not isinstance(value, dict):
+    nullable = hint is Any or NoneType in get_args(hint)
+    if nullable and value == "None":
+        raise WrongKey(key, "found the text None; write null")
+    if (nullable and value is None) or (hint is Any and not isinstance(value, dict)):
         return [_typed(Any, item, key) for item in value] if isinstance(value, list) else value
     if not is_dataclass(hint) and hint not in _OPEN:
         return check_value(hint, value, key)
