@@ -17,9 +17,9 @@ from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating
 from common.log.console import add_log
 from common.log.metric import MetricSet
 from common.log.tables import write_tables
-from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
+from common.run.strategy import in_precision
 from common.state.weights import load_exactly
 
 
