@@ -212,7 +212,7 @@ class Trainer(TrainerBase):
             self.draw("train", epoch, iteration, data_dict, output_dict)
         if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
             self._log_iteration(epoch, iteration)
-        if self.progress.update:
+        if not self.progress.disable:
             self.progress.update()
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
@@ -223,7 +223,7 @@ class Trainer(TrainerBase):
         self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
         place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
-        self.progress.show(text)
+        self.progress.set_postfix_str(text, refresh=False)
 
     def _end_epoch(self, epoch: int) -> None:
         self.stop.is_sound = False

@@ -84,7 +84,7 @@ def gather(value: Any) -> list[Any]:
     sent = torch.frombuffer(message, dtype=torch.uint8).to("cuda" if dist.get_backend() == "nccl" else "cpu")
     received = [torch.empty_like(sent) for _ in range(get_world_size())]
     dist.all_gather(received, sent)
-    values = [pickle.loads(one.cpu().numpy()) for one in received]  # pickle knows where a value ends
+    values = [pickle.loads(one.cpu().numpy().tobytes()) for one in received]  # pickle knows where a value ends
     if any(value is _TOO_LONG for value in values):
         dist.all_gather_object(values, value)
     return values
