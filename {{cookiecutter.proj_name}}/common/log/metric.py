@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Meters:
 
     def reset(self) -> None:
         """Forget all values."""
-        self._pending: dict[str, list[tuple[Scalar, int]]] = {}
+        self._pending: dict[str, list[tuple[Scalar, int]]] = defaultdict(list)
         self._window: Sums = {}
         self._total: Sums = {}
 
@@ -39,16 +40,12 @@ class Meters:
                 value = value.detach()
             elif not isinstance(value, (int, float)):
                 continue
-            if name in pending:
-                pending[name].append((value, size))
-            else:
-                pending[name] = [(value, size)]
+            pending[name].append((value, size))
 
     def flush(self) -> dict[str, float]:
         """Return the means since the last flush, and start a new window."""
         self._fold()
-        means = _means(self._window)
-        self._window = {}
+        means, self._window = _means(self._window), {}
         return means
 
     def summary(self) -> dict[str, float]:
@@ -73,24 +70,22 @@ class Meters:
         """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
-            if all(value.is_cpu for value in values if isinstance(value, torch.Tensor)):
-                values = [value.item() if isinstance(value, torch.Tensor) else value for value in values]
-            else:
+            if any(isinstance(value, torch.Tensor) and not value.is_cpu for value in values):
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
+            values = [float(value) for value in values]
             for sums in (self._window, self._total):
                 total, weight = sums.get(name, (0.0, 0.0))
                 # One after the other, so that the last digit does not depend on how often this was called.
                 for value, size in zip(values, sizes, strict=True):
-                    total += value * size
-                    weight += size
-                sums[name] = (total, weight)
-        self._pending = {}
+                    total, weight = total + value * size, weight + size
+                sums[name] = total, weight
+        self._pending.clear()
 
 
 def _add(sums: Sums, others: Sums) -> None:
     for name, (total, weight) in others.items():
-        old_total, old_weight = sums.get(name, (0.0, 0.0))
-        sums[name] = old_total + total, old_weight + weight
+        before = sums.get(name, (0.0, 0.0))
+        sums[name] = before[0] + total, before[1] + weight
 
 
 def _means(sums: Sums) -> dict[str, float]:
