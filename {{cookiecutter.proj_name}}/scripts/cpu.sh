@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 config=configs/default.yaml
-if [[ ${1:-} == *.yaml ]]; then
+if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
     config=$1
     shift
 fi

@@ -18,7 +18,7 @@ set -uo pipefail
 # source .venv/bin/activate
 
 config=configs/default.yaml
-if [[ ${1:-} == *.yaml ]]; then
+if [[ ${1:-} == *.yaml || ${1:-} == *.py ]]; then
     config=$1
     shift
 fi

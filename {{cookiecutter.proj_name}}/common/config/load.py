@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
 from common.config.errors import UserError, closest, nearest
+from common.config.registry import open_room
 from common.config.schema import Config, Limit, OptimizerConfig, Section
 
 _hints = cache(partial(get_type_hints, include_extras=True))
@@ -37,9 +38,10 @@ class WrongKey(UserError):
 def load_config(argv: list[str] | None = None) -> Config:
     """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
 
-    ``--config FILE`` (or ``--configs``): one YAML file. ``--key value`` or ``--key=value``: sets that key alone, in any
-    position; the last of two wins. In an open section the value is a YAML scalar, or YAML if it begins with ``[``,
-    ``{`` or a quote. ``{...}`` replaces a whole section. A mistake is one line on stderr and exit code 2.
+    ``--config FILE`` (or ``--configs``): one YAML file, or a Python file whose variables are the sections (room tools).
+    ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
+    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
+    mistake is one line on stderr and exit code 2.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
@@ -183,9 +185,11 @@ def _from_file(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        known = [file.name for file in Path(path).parent.glob("*.y*ml")]
+        known = [file.name for file in Path(path).parent.glob("*.[py]*")]
         hint = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
         raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
+    if path.endswith(".py"):
+        text = open_room("tools.python_config", "--config").read_settings(path, _hints(Config), _Dumper)
     values = _parse(text, path)
     if not isinstance(values, dict | NoneType):
         raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
@@ -206,8 +210,8 @@ def _parse(text: str | bytes, place: str) -> Any:
 
 
 def _line(path: str, key: str) -> str:
-    """Return the line of a key in a file, as ``:3``."""
-    node, line = yaml.compose(Path(path).read_bytes(), _Loader), ""
+    """Return the line of a key in a YAML file, as ``:3``; nothing for a Python file."""
+    node, line = None if path.endswith(".py") else yaml.compose(Path(path).read_bytes(), _Loader), ""
     for name in key.split("."):
         for entry, child in node.value if isinstance(node, yaml.MappingNode) else ():
             if entry.value == name:
