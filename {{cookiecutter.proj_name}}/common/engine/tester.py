@@ -20,7 +20,7 @@ from common.log.tables import write_tables
 from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
-from common.state.weights import load_exactly
+from common.state.file import load_exactly
 
 
 class BaseTester(metaclass=ABCMeta):

@@ -13,7 +13,7 @@ _TABLE = """
     device=run.device distributed=run.distributed elastic=run.processes launch=run.launch seed=run.seed
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
-    host_copy=state.host_copy,run.device weights=state.weights ema=optim.step updater=optim.step inputs=config.lookup
+    host_copy=state.checkpoint,run.device weights=state.file ema=optim.step updater=optim.step inputs=config.lookup
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
