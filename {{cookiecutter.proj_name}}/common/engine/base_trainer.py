@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
@@ -18,7 +19,7 @@ from common.engine.stop import StopControl
 from common.engine.tester import BaseTester
 from common.log.best import BestTracker
 from common.log.metric import Meters, MetricSet
-from common.optim.step import OptimizerStep, Scheduler
+from common.optim.step import OptimizerStep
 from common.run.launch import Session
 from common.run.strategy import MAIN, Models
 
@@ -33,7 +34,7 @@ class TrainerBase(metaclass=ABCMeta):
         self.config, self.session = config, session
         self.forms = Models(config)
         self.optimizers: dict[str, Optimizer] = {}
-        self.schedulers: dict[str, Scheduler] = {}
+        self.schedulers: dict[str, LRScheduler] = {}
         self.train_loader: DataLoader | None = None
         self.val_loader: DataLoader | None = None
         self.metric = MetricSet({})
@@ -53,7 +54,7 @@ class TrainerBase(metaclass=ABCMeta):
         """Register the optimizer of the model of the same name."""
         self.optimizers[name] = optimizer
 
-    def register_scheduler(self, scheduler: Scheduler | None, name: str = MAIN) -> None:
+    def register_scheduler(self, scheduler: LRScheduler | None, name: str = MAIN) -> None:
         """Register the learning rate schedule of the optimizer of the same name, if there is one."""
         if scheduler is not None:
             self.schedulers[name] = scheduler

@@ -17,7 +17,7 @@ from common.engine.report import format_scalars
 from common.log import activations
 from common.log.console import add_log
 from common.log.metric import Meters, MetricSet
-from common.optim.ema import EMA
+from common.optim.step import EMA
 from common.run.distributed import get_rank
 from common.run.seed import random_state_kept
 from common.run.strategy import in_precision, sync_buffers

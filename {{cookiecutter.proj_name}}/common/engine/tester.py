@@ -20,7 +20,7 @@ from common.log.metric import MetricSet
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
 from common.run.strategy import in_precision
-from common.state.weights import load_exactly
+from common.state.file import load_exactly
 
 
 class BaseTester(metaclass=ABCMeta):

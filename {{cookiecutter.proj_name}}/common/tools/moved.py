@@ -13,7 +13,7 @@ _TABLE = """
     device=run.strategy distributed=run.distributed elastic=run.launch launch=run.launch seed=run.seed
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
-    host_copy=state.host_copy,run.strategy weights=state.weights ema=optim.ema updater=optim.step inputs=log.metric
+    host_copy=state.checkpoint,run.strategy weights=state.file ema=optim.step updater=optim.step inputs=log.metric
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
