@@ -1,8 +1,11 @@
-"""What a trainer's subclass sees: the parts it registers, the steps it implements, the hooks it may override."""
+"""What a trainer's subclass sees: the parts it registers, the steps and hooks it may override, and its validation."""
 
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,22 +15,30 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
-from common.data.batches import TrainingBatches
+from common.data.loader import TrainingBatches
 from common.engine.agenda import Agenda, Counters
+from common.engine.evaluate import BaseTester, StepResult, evaluate, evaluating
+from common.engine.parts import format_scalars
 from common.engine.stop import StopControl
-from common.engine.tester import BaseTester
 from common.log.best import BestTracker
+from common.log.console import add_log
+from common.log.curves import Curves
 from common.log.metric import Meters, MetricSet
 from common.optim.step import OptimizerStep, Scheduler
+from common.run.device import in_precision
+from common.run.distributed import get_rank
 from common.run.launch import Session
 from common.run.models import MAIN, Models
+from common.run.seed import random_state_kept
+from common.run.strategy import sync_buffers
 
 
 class TrainerBase(metaclass=ABCMeta):
-    """The parts of a training by name, and its steps and hooks."""
+    """The parts of a training by name, its steps and hooks, and its validation."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]  # by optimizer; made in prepare()
+    steps: dict[str, OptimizerStep]  # by optimizer; made in prepare(), as the curves are
+    curves: Curves
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
@@ -186,3 +197,75 @@ class TrainerBase(metaclass=ABCMeta):
     def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
         """Return pictures by name, (3, H, W) or (1, H, W) in [0, 1], of ``progress.max_samples_val`` samples."""
         return {}
+
+    def run_validation(self) -> None:
+        """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
+        if not self.val_loader:  # none, or an empty one
+            return
+        best, agenda, total = self.best, self.agenda, self.total_iterations
+        epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
+        with self._evaluating():
+            summary_dict = self._validate(self.val_loader, epoch)
+        is_best = best.update(summary_dict)
+        self.curves.add_scalars("val", summary_dict, epoch, total)
+        add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
+        for step in self.steps.values():
+            step.step_plateau(summary_dict.get(best.metric or ""))
+        if is_best:
+            agenda.keep.append(f"best_{best.metric}")
+        name = f"best_{best.metric}_iter_{total:06d}"
+        dropped = best.rank(summary_dict, name)
+        agenda.keep += [name] if name not in dropped else []
+        agenda.drop += [other for other in dropped if other != name]
+
+    def _validate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
+        draws = self.config.progress.save_progress_val
+        val_step = in_precision(self.val_step, self.device, self.config.trainer.precision)
+
+        def step(iteration: int, data_dict: dict, size: int) -> StepResult:
+            if not size:
+                return val_step(epoch, iteration, data_dict)[0], ()
+            self.before_val_step(epoch, iteration, data_dict)
+            output_dict, result_dict = val_step(epoch, iteration, data_dict)
+            self.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
+            if iteration == 0 and draws:
+                self.draw("val", epoch, iteration, data_dict, output_dict)
+            return output_dict, [(result_dict, size)]
+
+        self.before_val_epoch(epoch)
+        summary_dict = evaluate(loader, self.device, step, self.metric, self.stop)
+        for name, figure in self.metric.draw().items() if draws else ():
+            self.curves.add_figure("val", name, figure, self.total_iterations)
+        self.after_val_epoch(epoch, summary_dict)
+        return summary_dict
+
+    def run_evaluation(self) -> None:
+        """Run the tester with the present weights, and record the results; it writes to ``eval/``."""
+        if self.tester is None:
+            return
+        self.tester.stop = self.stop
+        with self._evaluating():
+            summary_dict = self.tester.run(self.session.folder / "eval" / f"epoch_{self.epoch:03d}")
+        self.curves.add_scalars("eval", summary_dict, self.epoch, self.total_iterations)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Let steps call the validation models, with averaged weights and without an effect on the random numbers."""
+        models, averages = self.forms, [step.ema for step in self.steps.values() if step.ema]
+        models.active = models.validation
+        try:
+            with (
+                random_state_kept(self.config.trainer.seed, self.total_iterations, get_rank()),
+                evaluating(models.bare.values(), averages),
+            ):
+                sync_buffers(models.bare.values())  # after the averages, of which each rank has its own, are in place
+                yield
+        finally:
+            models.active = models.wrapped
+
+    @torch.no_grad()
+    def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
+        """Record what ``render_progress_imgs`` makes of a batch."""
+        file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
+        for name, image in self.render_progress_imgs(data_dict, output_dict).items():
+            self.curves.add_image(split, name, image, self.total_iterations, Path(name) / file if file else None)

@@ -1,34 +1,33 @@
-"""The evaluation loop, which validation and testers share, and what a trainer evaluates between its steps."""
+"""The evaluation loop, which validations and testers share, and the testers: a model over a test set, case by case."""
 
 from __future__ import annotations
 
+import itertools
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.data.batches import find_sizes_at, on_device
-from common.engine.agenda import Task
-from common.engine.report import format_scalars
+from common.config.schema import Config
+from common.data.loader import find_sizes_at, on_device
+from common.engine.stop import StopControl
 from common.log import activations
 from common.log.console import add_log
 from common.log.metric import Meters, MetricSet
+from common.log.tables import write_tables
 from common.optim.ema import EMA
 from common.run.device import in_precision
-from common.run.distributed import get_rank
-from common.run.seed import random_state_kept
-from common.run.strategy import sync_buffers
-
-if TYPE_CHECKING:
-    from common.engine.trainer import Trainer
+from common.run.distributed import gather_data, get_rank
+from common.run.launch import Session
+from common.state.weights import load_exactly
 
 # What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
 StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
-CheckStop = Callable[[DataLoader, int], None]
 
 
 def evaluate(
@@ -36,24 +35,21 @@ def evaluate(
     device: torch.device,
     step: Callable[[int, dict, int], StepResult],
     metric: MetricSet,
-    check_stop: CheckStop | None = None,
-    before: Callable[[], None] | None = None,
+    stop: StopControl | None = None,
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
 
     ``step`` is called with the iteration, the batch and the number of its samples. That is 0 for a batch which only
-    keeps this rank in step with the others, whose samples they are: its results do not count. ``check_stop`` is called
-    before each batch, and raises where the run is to stop; ``before`` once, when the metric is reset.
+    keeps this rank in step with the others, whose samples they are: its results do not count. ``stop`` may end the
+    loop before a batch, by an exception.
     """
     meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
     metric.reset()
-    if before:
-        before()
     for iteration, data_dict in enumerate(on_device(loader, device)):
-        if check_stop:
-            check_stop(loader, iteration)
-        data_dict = transform(data_dict) if transform else data_dict
         size = sizes_at(iteration)[0] if sizes_at else 1
+        if stop and stop.may_end:
+            stop.check_within(bool(sizes_at), iteration)
+        data_dict = transform(data_dict) if transform else data_dict
         output_dict, results = step(iteration, data_dict, size)
         if size:
             metric.update(output_dict, data_dict)
@@ -80,90 +76,135 @@ def evaluating(models: Iterable[nn.Module], averages: Iterable[EMA] = ()) -> Ite
                 module.training = training
 
 
-class Validation(Task):
-    """Runs a trainer's ``val_step`` over its validation set, and follows the best result."""
+class BaseTester(metaclass=ABCMeta):
+    """Runs a model over a test set, case by case.
 
-    name = "validate"
+    Register a model and a loader in your ``__init__``, implement ``test_step`` and ``eval_step``, and call ``run``. The
+    order of events: ``before_test_epoch``; for each batch ``before_test_step``, ``test_step``, (``split_batch_dict``,)
+    and for each case ``eval_step`` and ``after_test_step``; then ``after_test_epoch``.
+    """
 
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-        self._val_step = in_precision(trainer.val_step, trainer.device, trainer.config.trainer.precision)
+    model: nn.Module
+    test_loader: DataLoader
+    stop: StopControl | None = None  # a trainer's, which may end a run within the evaluation
 
-    def run(self) -> None:
-        """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
-        trainer, total = self._trainer, self._trainer.total_iterations
-        if not trainer.val_loader:  # none, or an empty one
-            return
-        epoch = trainer.epoch if trainer.iteration else trainer.epoch - 1  # that of the last iteration
-        with _validation_models(trainer):
-            summary_dict = self._evaluate(trainer.val_loader, epoch)
-        best, agenda = trainer.best, trainer.agenda
-        is_best = best.update(summary_dict)
-        trainer.curves.add_scalars("val", summary_dict, epoch, total)
-        add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
-        for step in trainer.steps.values():
-            step.step_plateau(summary_dict.get(best.metric or ""))
-        if is_best:
-            agenda.keep.append(f"best_{best.metric}")
-        name = f"best_{best.metric}_iter_{total:06d}"
-        dropped = best.rank(summary_dict, name)
-        agenda.keep += [name] if name not in dropped else []
-        agenda.drop += [other for other in dropped if other != name]
+    def __init__(self, config: Config, session: Session):
+        self.config, self.session, self.device = config, session, session.device
+        self.metric = MetricSet({})
+        self.folder = session.folder
+        self.rows: list[dict[str, Any]] = []
 
-    def _evaluate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
-        trainer, draws = self._trainer, self._trainer.config.progress.save_progress_val
+    def register_model(self, model: nn.Module) -> None:
+        """Register the model and move it to the device, unless a trainer has sharded it."""
+        self.model = self.session.strategy.move(model)
+
+    def register_loader(self, test_loader: DataLoader) -> None:
+        """Register the loader of the test set."""
+        self.test_loader = test_loader
+
+    def register_metric(self, metric: MetricSet) -> None:
+        """Register metrics over the whole test set, updated after each ``test_step``."""
+        self.metric = metric
+
+    def load_weights(self, path: Path) -> None:
+        """Load a checkpoint's weights, the averaged ones if it has them; a UserError if they do not fit the model."""
+        load_exactly(self.model, path)
+
+    def before_test_epoch(self) -> None:
+        """Before the test."""
+
+    def before_test_step(self, iteration: int, data_dict: dict) -> None:
+        """Before a test step."""
+
+    @abstractmethod
+    def test_step(self, iteration: int, data_dict: dict) -> dict:
+        """Return a dict of the model's output for the batch."""
+
+    @abstractmethod
+    def eval_step(self, iteration: int, data_dict: dict, output_dict: dict) -> dict:
+        """Return a dict of results for one case, each a single value."""
+
+    def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
+        """After the evaluation of one case, whose line in ``samples.csv`` is ``self.rows[-1]``: add to it."""
+
+    def after_test_epoch(self, summary_dict: dict[str, float]) -> None:
+        """After the test; ``summary_dict`` has the mean of each result and each metric, over the whole set."""
+
+    def run(self, folder: Path | None = None) -> dict[str, float]:
+        """Test the model, write what is found to a folder, and return the mean of each result and each metric.
+
+        The folder, by default the session's, is ``self.folder`` for the hooks. It gets ``summary.json`` and
+        ``summary.csv`` with each mean and metric, ``samples.csv`` with a line a case, and the metrics' figures.
+        """
+        self.folder, self.rows = folder or self.session.folder, []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
+        counted = itertools.count()
+        numbers_at = getattr(getattr(self.test_loader, "batch_sampler", None), "places_at", lambda iteration: counted)
 
         def step(iteration: int, data_dict: dict, size: int) -> StepResult:
             if not size:
-                return self._val_step(epoch, iteration, data_dict)[0], ()
-            trainer.before_val_step(epoch, iteration, data_dict)
-            output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
-            trainer.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
-            return output_dict, results(iteration, data_dict, output_dict, result_dict, size)
+                return test_step(iteration, data_dict), ()
+            self.before_test_step(iteration, data_dict)
+            output_dict = test_step(iteration, data_dict)
+            return output_dict, evaluate_cases(iteration, data_dict, output_dict)
 
-        def results(iteration: int, data_dict: dict, output_dict: dict, result_dict: dict, size: int) -> Iterator:
-            yield result_dict, size
-            if iteration == 0 and draws:
-                trainer.draw("val", epoch, iteration, data_dict, output_dict)
+        def evaluate_cases(iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, int]]:
+            cases = zip(*self.split_batch_dict(iteration, data_dict, output_dict), strict=True)
+            for (data, output), number in zip(cases, numbers_at(iteration), strict=False):
+                result_dict = self.eval_step(iteration, data, output)
+                self.rows.append({"sample": number, **result_dict})
+                self.after_test_step(iteration, data, output, result_dict)
+                yield result_dict, 1
 
-        check_stop, before = trainer.stop.check_within, partial(trainer.before_val_epoch, epoch)
-        summary_dict = evaluate(loader, trainer.device, step, trainer.metric, check_stop, before)
-        for name, figure in trainer.metric.draw().items() if draws else ():
-            trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
-        trainer.after_val_epoch(epoch, summary_dict)
+        with evaluating([self.model]):
+            self.before_test_epoch()
+            summary_dict = evaluate(self.test_loader, self.device, step, self.metric, self.stop)
+            self.after_test_epoch(summary_dict)
+        self._write(summary_dict)
         return summary_dict
 
+    @abstractmethod
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the data dicts and the output dicts of the batch's single cases."""
 
-class Evaluation(Task):
-    """Runs a tester with a trainer's present weights, and writes to ``eval/``."""
-
-    name = "evaluate"
-
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-
-    def run(self) -> None:
-        """Evaluate the samples, and record the results."""
-        trainer, epoch, tester = self._trainer, self._trainer.epoch, self._trainer.tester
-        if tester is None:
-            return
-        tester.check_stop = trainer.stop.check_within
-        with _validation_models(trainer):
-            summary_dict = tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")
-        trainer.curves.add_scalars("eval", summary_dict, epoch, trainer.total_iterations)
+    def _write(self, summary_dict: dict[str, float]) -> None:
+        """Gather the rows of all ranks, and write the tables and figures on rank 0."""
+        plain = [
+            {key: value.item() if torch.is_tensor(value) else value for key, value in row.items()} for row in self.rows
+        ]
+        rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
+        if get_rank() == 0:
+            find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+            write_tables(self.folder, summary_dict, rows, find_path)
+            for name, figure in self.metric.draw().items():
+                figure.savefig(self.folder / f"{name}.png", dpi=150)
+            add_log(f"eval | written to {self.folder}")
 
 
-@contextmanager
-def _validation_models(trainer: Trainer) -> Iterator[None]:
-    """Let steps call the validation models, with averaged weights and random numbers that do not affect training's."""
-    models, averages = trainer.forms, [step.ema for step in trainer.steps.values() if step.ema]
-    models.active = models.validation
-    try:
-        with (
-            random_state_kept(trainer.config.trainer.seed, trainer.total_iterations, get_rank()),
-            evaluating(models.bare.values(), averages),
-        ):
-            sync_buffers(models.bare.values())  # after the averages, of which each rank has its own, are in place
-            yield
-    finally:
-        models.active = models.wrapped
+class SingleTester(BaseTester):
+    """For loaders with a batch size of 1: the batch is the case."""
+
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the batch as its only case."""
+        return [data_dict], [output_dict]
+
+
+class BatchTester(BaseTester):
+    """For any batch size: ``test_step`` sees the batch, ``eval_step`` and ``after_test_step`` see each of its cases."""
+
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the data dicts and the output dicts of the batch's single cases.
+
+        The batch is as long as the first tensor in ``data_dict``. Tensors and lists of that length are taken apart, at
+        any depth of dicts; everything else goes to each case whole. Override it where a batch looks different.
+        """
+        size = next(len(value) for value in data_dict.values() if isinstance(value, torch.Tensor))
+        return [_case(data_dict, i, size) for i in range(size)], [_case(output_dict, i, size) for i in range(size)]
+
+
+def _case(value: Any, index: int, size: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _case(item, index, size) for key, item in value.items()}
+    sized = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim > 0)
+    return value[index] if sized and len(value) == size else value

@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterable
 
 import torch
-from torch.utils.data import DataLoader
 
 from common.config.errors import RunError
 from common.config.schema import Config
-from common.data.batches import find_sizes_at
 from common.log.console import add_log
 from common.run.distributed import any_rank, gather, get_world_size
 from common.run.signals import Interrupted, StopRequest
@@ -33,23 +31,20 @@ class StopControl:
         self.is_sound = True  # whether the state may be saved as it is: false within a step
         self._trainer, self._save_time = config.trainer, config.progress.save_time
         self._is_alone = get_world_size() == 1
+        self.may_end = not self._is_alone  # whether an evaluation is to call check_within
         self._interval = 1  # iterations between two agreements
         self.start(0)
 
     def start(self, total: int) -> None:
         """Begin to count iterations and seconds; the ranks agree next after ``agree_at`` iterations."""
         self._last = self.agree_at = total
-        self._last_at = self._saved_at = time.monotonic()
+        self._last_at = self.saved_at = time.monotonic()
 
     def handle_signal(self, number: int) -> None:
         """Note a signal; a single process obeys it after this iteration."""
         self.request.note(number)
         if self._is_alone:
-            self.agree_at = 0
-
-    def note_save(self) -> None:
-        """Note that the state is saved."""
-        self._saved_at = time.monotonic()
+            self.agree_at, self.may_end = 0, True
 
     def agree(self, total: int, save_has_failed: bool) -> tuple[bool, bool]:
         """Return whether a save has failed on any rank, and whether the next one is due. Collective.
@@ -59,7 +54,7 @@ class StopControl:
         now = time.monotonic()
         speed = (total - self._last) / max(now - self._last_at, 1e-9)
         interval = max(1, min(int(speed * _AGREE_EVERY), 2 * self._interval))
-        is_overdue = 0 < self._save_time < now - self._saved_at
+        is_overdue = 0 < self._save_time < now - self.saved_at
         notes = gather((self.request.number, is_overdue, save_has_failed, interval))
         numbers, overdue, failed, intervals = zip(*notes, strict=True)
         self._interval, self._last, self._last_at = intervals[0], total, now
@@ -70,11 +65,9 @@ class StopControl:
         _raise_first([self.request.number] if self._is_alone else numbers)
         return any(failed), any(overdue)
 
-    def check_within(self, loader: DataLoader, iteration: int) -> None:
-        """Raise Interrupted within an evaluation; several ranks do so where all have the same number of batches."""
-        if self._is_alone:
-            _raise_first([self.request.number])
-        elif find_sizes_at(loader) is not None and iteration % self._interval == 0:
+    def check_within(self, have_same_batches: bool, iteration: int) -> None:
+        """Raise Interrupted within an evaluation; several ranks only where all have as many batches."""
+        if self._is_alone or (have_same_batches and iteration % self._interval == 0):
             _raise_first(gather(self.request.number))
 
     def may_save(self, error: BaseException) -> bool:
@@ -94,14 +87,12 @@ class StopControl:
         text = f"epoch {epoch} iteration {iteration + 1}: {what} of this batch is not finite, so the step is skipped"
         hint = "--debug.debug_mode true finds the operation"
         if in_a_row >= _MAX_SKIPPED:
-            self._fail(f"{text}, for the {in_a_row}th time in a row; {hint}")
+            self.failure = RunError(f"{text}, for the {in_a_row}th time in a row; {hint}")
         elif self._trainer.non_finite == "stop":
-            self._fail(f"{text}; {hint}, --trainer.non_finite skip leaves such batches out")
+            self.failure = RunError(f"{text}; {hint}, --trainer.non_finite skip leaves such batches out")
         else:
             add_log(f"{text}; {hint}", "WARNING")
-
-    def _fail(self, text: str) -> None:
-        self.failure, self.agree_at = RunError(text), 0
+        self.agree_at = 0 if self.failure else self.agree_at
 
 
 def _raise_first(numbers: Iterable[int | None]) -> None:
