@@ -20,7 +20,7 @@ def train(config: Config, session: Session) -> None:
     import common
     from common.data.loader import on_device, open_pass
     from common.engine.agenda import Counters
-    from common.engine.evaluate import evaluate, evaluating
+    from common.engine.base_trainer import evaluate, evaluating
     from common.log.curves import Curves
     from common.log.metric import Meters
     from common.optim.step import OptimizerStep

@@ -1,6 +1,6 @@
 """Trainers and testers: subclass one, implement its steps."""
 
-from common.engine.evaluate import BaseTester, BatchTester, SingleTester
+from common.engine.tester import BaseTester, BatchTester, SingleTester
 from common.engine.trainer import EpochBasedTrainer, IterBasedTrainer, Trainer
 
 BaseTrainer = Trainer  # its name in earlier releases

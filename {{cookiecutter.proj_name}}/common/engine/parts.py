@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,19 +69,13 @@ def take_weights(trainer: Trainer, checkpoint: Path) -> None:
 
 def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     """Join each optimizer with its schedule, its config section and its model."""
-    return {
-        name: OptimizerStep(
-            optimizer,
-            trainer.schedulers.get(name),
-            trainer.optim_config(name),
-            trainer.forms.bare[name],
-            trainer.config.trainer.precision,
-            only=len(trainer.optimizers) > 1,
-            on_skipped=trainer.note_skipped,
-            strategy=trainer.session.strategy,
-        )
-        for name, optimizer in trainer.optimizers.items()
-    }
+    steps: dict[str, OptimizerStep] = {}
+    on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
+    precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
+    for name, optimizer in trainer.optimizers.items():
+        scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
+        steps[name] = OptimizerStep(optimizer, scheduler, section, model, precision, only, on_skipped, strategy)
+    return steps
 
 
 def make_checkpointer(trainer: Trainer) -> Checkpointer:
@@ -108,22 +103,18 @@ def start_banner(trainer: Trainer) -> None:
     strategy = "" if name == "none" else f" ({name})"
     mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
     precision = config.precision + mode + ", channels last" * config.channels_last
-    for line in (
-        f"experiment   {folder}",
-        f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}",
-        f"parameters   {total:,}, of which {trainable:,} trainable",
-        f"samples      {_count(trainer.train_loader)} for training, {_count(trainer.val_loader)} for validation",
-        f"batch        {batch * config.accumulate * parts}: {batch} samples x {config.accumulate} accumulated x "
-        f"{parts} processes",
-        f"length       {trainer.config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations, "
-        f"from epoch {trainer.epoch}, iteration {trainer.iteration}",
-        f"watch it     tensorboard --logdir {folder / 'event'}",
-    ):
-        add_log(line)
+    length = f"{trainer.config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations"
+    add_log(f"experiment   {folder}")
+    add_log(f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}")
+    add_log(f"parameters   {total:,}, of which {trainable:,} trainable")
+    add_log(f"samples      {_count(loader)} for training, {_count(trainer.val_loader)} for validation")
+    factors = f"{batch} samples x {config.accumulate} accumulated x {parts} processes"
+    add_log(f"batch        {batch * config.accumulate * parts}: {factors}")
+    add_log(f"length       {length}, from epoch {trainer.epoch}, iteration {trainer.iteration}")
+    add_log(f"watch it     tensorboard --logdir {folder / 'event'}")
 
 
 def _count(loader: Any) -> str:
-    """Return how many samples a loader's set has, as text."""
     try:
         return "none" if loader is None else f"{len(loader.dataset):,}"
     except (AttributeError, TypeError):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
-import torch
-
 from common.config.errors import UserError, nearest
 from common.config.rooms import open_room
 from common.data.loader import stop_workers
@@ -35,9 +33,7 @@ class Trainer(TrainerBase):
 
         before_train_epoch
         for each iteration:
-            before_train_step
-            train_step
-            after_backward
+            before_train_step, train_step, after_backward
             optimizer step
             after_train_step
             log iteration
@@ -84,6 +80,7 @@ class Trainer(TrainerBase):
         self.forms.wrap()
         self.batches, self.steps = self.training_batches(), parts.make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
+        self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
         self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -92,8 +89,7 @@ class Trainer(TrainerBase):
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
-        debug = config.debug
-        if debug.debug_mode or debug.print_all_grad or debug.profile:
+        if config.debug.debug_mode or config.debug.print_all_grad or config.debug.profile:
             self.inspector = open_room("diagnose", "debug").Inspector(self)
 
     def _train(self) -> None:
@@ -130,10 +126,8 @@ class Trainer(TrainerBase):
             data_dict = next(batches, None)
             progress.waited += clock() - asked
             if data_dict is None:
-                raise UserError(
-                    f"dataset.train: the loader ended after {iteration} of {count} batches; "
-                    "lower progress.iters_per_epoch or set trainer.mode to iter"
-                )
+                hint = "lower progress.iters_per_epoch or set trainer.mode to iter"
+                raise UserError(f"dataset.train: the loader ended after {iteration} of {count} batches; {hint}")
             stop.is_sound = False
             run_iteration(epoch, iteration, data_dict)
             stop.is_sound = True
@@ -250,10 +244,6 @@ class Trainer(TrainerBase):
         if is_overdue:
             self._save("latest")
 
-    def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor]) -> None:
-        """Note a step that was skipped at an epoch and iteration; see ``StopControl.note_skipped``."""
-        self.stop.note_skipped(place, losses, max(step.skipped_in_a_row for step in self.steps.values()))
-
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say how to resume."""
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
@@ -266,8 +256,7 @@ class Trainer(TrainerBase):
             add_log(f"{reason} within a step, after {self._place()}; the last save is what counts", "WARNING")
 
     def _place(self) -> str:
-        doing = f"{self.agenda.due[0]}, " if self.agenda.due else ""
-        return f"{doing}epoch {self.epoch} iteration {self.iteration}"
+        return ", ".join([*self.agenda.due[:1], f"epoch {self.epoch} iteration {self.iteration}"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""

@@ -1,11 +1,10 @@
-"""The evaluation loop, which validations and testers share, and the testers: a model over a test set, case by case."""
+"""Testers: a model over a test set, case by case."""
 
 from __future__ import annotations
 
 import itertools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.config.schema import Config
-from common.data.loader import find_sizes_at, on_device
-from common.engine.stop import StopControl
-from common.log import activations
+from common.engine.agenda import StopControl
+from common.engine.base_trainer import StepResult, evaluate, evaluating
 from common.log.console import add_log
-from common.log.metric import Meters, MetricSet
+from common.log.metric import MetricSet
 from common.log.tables import write_tables
-from common.optim.ema import EMA
 from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
 from common.state.weights import load_exactly
-
-# What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
-StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
-
-
-def evaluate(
-    loader: DataLoader,
-    device: torch.device,
-    step: Callable[[int, dict, int], StepResult],
-    metric: MetricSet,
-    stop: StopControl | None = None,
-) -> dict[str, float]:
-    """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
-
-    ``step`` is called with the iteration, the batch and the number of its samples. That is 0 for a batch which only
-    keeps this rank in step with the others, whose samples they are: its results do not count. ``stop`` may end the
-    loop before a batch, by an exception.
-    """
-    meters, sizes_at, transform = Meters(), find_sizes_at(loader), getattr(loader, "transform_batch", None)
-    metric.reset()
-    for iteration, data_dict in enumerate(on_device(loader, device)):
-        size = sizes_at(iteration)[0] if sizes_at else 1
-        if stop and stop.may_end:
-            stop.check_within(bool(sizes_at), iteration)
-        data_dict = transform(data_dict) if transform else data_dict
-        output_dict, results = step(iteration, data_dict, size)
-        if size:
-            metric.update(output_dict, data_dict)
-            for result_dict, weight in results:
-                meters.update(result_dict, weight)
-        if activations.tensors:
-            activations.clear()
-    return meters.summary() | metric.compute()
-
-
-@contextmanager
-def evaluating(models: Iterable[nn.Module], averages: Iterable[EMA] = ()) -> Iterator[None]:
-    """Put models into evaluation mode, without gradients and with their averaged weights; restore them afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    with torch.no_grad(), ExitStack() as stack:
-        for average in averages:
-            stack.enter_context(average.swapped_in())
-        for module, _ in modes:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 class BaseTester(metaclass=ABCMeta):
