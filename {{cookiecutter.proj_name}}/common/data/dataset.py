@@ -193,11 +193,10 @@ class PositionedBatchSampler(Sampler[list[int]]):
 class SampleReader(Dataset):
     """Reads the samples of a data set, called ``where`` in messages, in the trainer's process or in a worker.
 
-    The generators that the data set declares (``random_generators``) are seeded for each sample from (seed, epoch,
-    index), or once per batch from its first index for whole batches (``__getitems__``). So augmentation depends neither
-    on the number of workers nor on where a run was interrupted, and the trainer's random numbers are not affected.
-
-    With ``replace`` the next sample takes the place of a broken one, at most ``limit`` times in all workers together.
+    The generators that the data set declares are seeded for each sample from (seed, epoch, index), or for each batch
+    from its first index where it reads whole ones. So augmentation depends neither on the number of workers nor on
+    where a run was interrupted, and the trainer's random numbers are not affected. With ``replace`` the next sample
+    takes the place of a broken one, at most ``limit`` times in all workers together.
     """
 
     def __init__(self, dataset: Any, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
@@ -214,14 +213,14 @@ class SampleReader(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def path(self, index: int) -> Any:
+        """Return the file of a sample, if the data set knows it."""
+        return path_of(self.dataset, index)
+
     def __getitem__(self, index: int) -> Any:
         """Return one sample, with the random numbers of epoch 0."""
         with random_state_kept():
             return self._read_sample(index, derive_seed(self._seed, 0, 1))
-
-    def path(self, index: int) -> Any:
-        """Return the file of a sample, if the data set knows it."""
-        return path_of(self.dataset, index)
 
     def __getitems__(self, indices: list[int]) -> Any:
         """Return the samples, or a whole batch if the data set returns such."""

@@ -36,14 +36,11 @@ if TYPE_CHECKING:
 
 # What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
 StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
+Step = Callable[[int, dict, int], StepResult]
 
 
 def evaluate(
-    loader: DataLoader,
-    device: torch.device,
-    step: Callable[[int, dict, int], StepResult],
-    metric: MetricSet,
-    stop: StopControl | None = None,
+    loader: DataLoader, device: torch.device, step: Step, metric: MetricSet, stop: StopControl | None = None
 ) -> dict[str, float]:
     """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
 
@@ -194,9 +191,8 @@ class TrainerBase(metaclass=ABCMeta):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the groups for the optimizer: the model's own ``parameter_groups()``, or a single one."""
         own_groups = getattr(model, "parameter_groups", None)
-        if callable(own_groups):
-            return own_groups()
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return own_groups() if callable(own_groups) else [{"params": trainable}]
 
     def optim_config(self, name: str = MAIN) -> OptimizerConfig:
         """Return an optimizer's config section, ``optim`` or ``optim.named.<name>``; a UserError if there is none."""
@@ -265,9 +261,9 @@ class TrainerBase(metaclass=ABCMeta):
         if is_best:
             agenda.keep.append(f"best_{best.metric}")
         name = f"best_{best.metric}_iter_{total:06d}"
-        dropped = best.rank(summary_dict, name)
-        agenda.keep += [name] if name not in dropped else []
-        agenda.drop += [other for other in dropped if other != name]
+        dropped = {*best.rank(summary_dict, name)}
+        agenda.keep += {name} - dropped
+        agenda.drop += sorted(dropped - {name})
 
     def _validate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         draws = self.config.progress.save_progress_val
@@ -306,7 +302,7 @@ class TrainerBase(metaclass=ABCMeta):
         try:
             with evaluating(models.bare.values(), averages):
                 sync_buffers(models.bare.values())  # after the averages, of which each rank has its own, are in place
-                with random_state_kept(self.config.trainer.seed, self.total_iterations, get_rank()):
+                with random_state_kept(self.config.trainer.seed, self.counters.total_iterations, get_rank()):
                     yield
         finally:
             models.active = models.wrapped
