@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
     import common
-    from common.data.batches import on_device, open_pass
+    from common.data.loader import on_device, open_pass
     from common.engine.agenda import Counters
-    from common.engine.evaluate import evaluate, evaluating
+    from common.engine.base_trainer import evaluate, evaluating
     from common.log.curves import Curves
     from common.log.metric import Meters
     from common.optim.step import OptimizerStep
