@@ -1,6 +1,7 @@
 """Draw a batch as the model gets it, after all transforms."""
 
 from pathlib import Path
+from typing import Any
 
 from common.config.errors import UserError
 from common.config.rooms import open_room
@@ -25,7 +26,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     """Draw the first samples of the first batch.
 
     Raises:
-        UserError: There is no such split, or its batches have no ``image``.
+        UserError: There is no such split, or its batches have no ``image``, or one that cannot be drawn.
     """
     import torch
 
@@ -42,11 +43,16 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     batch = transform(batch) if transform else batch
     if "image" not in batch:
         raise UserError(f"dataset.{split}: a batch has no image to draw, found {', '.join(batch)}")
-    pictures = {"image": room.as_pictures(batch["image"][:count])}
+    try:
+        pictures = {"image": room.as_pictures(batch["image"][:count])}
+    except ValueError as error:
+        raise UserError(f"dataset.{split}: {error}") from None
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
-    titles = [str(int(label)) for label in batch["label"]] if "label" in batch else [""] * count
+    labels: Any = batch.get("label")
+    is_row = isinstance(labels, torch.Tensor) and labels.ndim == 1
+    titles = [f"{label:g}" for label in labels.tolist()] if is_row else [""] * count
     shown = [dict(zip(pictures, images, strict=True)) for images in zip(*pictures.values(), strict=True)]
     samples = [room.ShownSample(*sample) for sample in zip(shown, titles, strict=False)]
     room.sample_figure(room.in_rows(samples, across=4 if "mask" in batch else 8)).savefig(out, dpi=150)
