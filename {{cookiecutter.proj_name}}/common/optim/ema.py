@@ -26,7 +26,7 @@ class EMA:
         self.decay, self.updates = decay, 0
 
     def update(self, moved: torch.Tensor | None = None) -> None:
-        """Move the average towards the model's current weights.
+        """Move the average toward the model's current weights.
 
         Where the host does not know yet whether they have moved, ``moved`` is that boolean on the device. If it turns
         out to be false, the caller takes one from ``updates``.

@@ -8,7 +8,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from tests.tests_custom.ops.cases import built
+from tests.tests_custom.ops.cases import needs_built
 
 PROJECT = Path(__file__).parents[3]
 
@@ -53,7 +53,7 @@ SCRIPT = """
 """
 
 
-@built
+@needs_built("add_matrix", "scale_shift_relu")
 class TestInTrainer(unittest.TestCase):
     """The loss falls."""
 
