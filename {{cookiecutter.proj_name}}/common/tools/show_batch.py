@@ -6,7 +6,7 @@ from typing import Any
 from common.config.errors import UserError
 from common.config.rooms import open_room
 from common.config.schema import Config
-from common.tools.project import import_package, make_parser, one_line_errors, read_words
+from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -15,11 +15,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", choices=("train", "val", "eval"), default="train", help="default: %(default)s")
     parser.add_argument("--count", type=int, default=16, help="samples at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="the picture (default: %(default)s)")
-    words, config = read_words(parser, argv)
+    args, config = read_args(parser, argv)
     with one_line_errors():
         import_package()
-        draw_batch(config, words.split, words.count, words.out)
-    print(words.out)
+        draw_batch(config, args.split, args.count, args.out)
+    print(args.out)
 
 
 def draw_batch(config: Config, split: str, count: int, out: Path) -> None:

@@ -44,8 +44,8 @@ class TestShowBatch(unittest.TestCase):
         (self.folder / "common").symlink_to(PROJECT / "common")
         (self.folder / "config.yaml").write_text(CONFIG)
 
-    def start(self, *words, expect=0):
-        command = [sys.executable, "-m", "common.tools.show_batch", *words]
+    def start(self, *args, expect=0):
+        command = [sys.executable, "-m", "common.tools.show_batch", *args]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, expect, done.stderr)
