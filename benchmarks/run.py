@@ -245,18 +245,18 @@ def main() -> None:
     )
     parser.add_argument("--python", type=Path, help="an environment that has the peers already")
     parser.add_argument("--page", type=Path, help="write the tables here, and a picture beside it")
-    words = parser.parse_args()
-    python = words.python or find_python()
+    args = parser.parse_args()
+    python = args.python or find_python()
     about, tables, parts = versions(python), {}, {}
     print(about)
-    for name in words.workloads:
-        tables[name] = measure(python, name, words.engines or WORKLOADS[name].engines, words.rounds)
+    for name in args.workloads:
+        tables[name] = measure(python, name, args.engines or WORKLOADS[name].engines, args.rounds)
         print(f"\n{name}: {WORKLOADS[name].about}\n\n{as_markdown(tables[name])}", flush=True)
-    for name in words.parts:
+    for name in args.parts:
         parts[name] = subprocess.run([python, HERE / name], capture_output=True, text=True, check=True).stdout
         print(f"\n{PARTS[name]}\n\n{parts[name]}", flush=True)
-    if words.page:
-        write_page(words.page, about, tables, parts)
+    if args.page:
+        write_page(args.page, about, tables, parts)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ SCRIPT = """
 class TestInTrainer(unittest.TestCase):
     """The loss falls."""
 
-    def train(self, *words, processes=1):
+    def train(self, *args, processes=1):
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "script.py"
             script.write_text(textwrap.dedent(SCRIPT))
@@ -66,7 +66,7 @@ class TestInTrainer(unittest.TestCase):
                 start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
             environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
             done = subprocess.run(
-                [*start, str(script), *words, folder],
+                [*start, str(script), *args, folder],
                 env={**environment, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
