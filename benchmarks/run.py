@@ -1,10 +1,10 @@
 """The engine beside loops written by hand and beside its peers: python benchmarks/run.py [--workloads tiny small ...]
 
 Each engine does the same work on the same model and batches, with the same optimizer, clipping, schedule and logging,
-in fresh processes that take turns. Told are microseconds a step: the median over the rounds of each process's median
-block of 50 steps (of conv 10), the smallest block, and the ratio to the usual loop by hand; seconds from the process's
-start to the end of its first step; and its peak memory. The peers are installed into an environment of their own,
-benchmarks/.venv.
+in fresh processes that take turns. The tables give microseconds a step (the median over the rounds of each process's
+median block of 50 steps, or 10 of conv; then the smallest block), the ratio to the usual loop by hand, the seconds from
+the process's start to the end of its first step, and its peak memory. The peers are installed into an environment of
+their own, benchmarks/.venv.
 """
 
 from __future__ import annotations
