@@ -148,7 +148,7 @@ class Trainer(TrainerBase):
         self.before_train_step(epoch, iteration, data_dict)
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
-            self.inspector.after_forward()
+            self.inspector.after_forward(epoch, iteration, result_dict)
         self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
