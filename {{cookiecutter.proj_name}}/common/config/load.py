@@ -19,6 +19,7 @@ from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
 from common.config.errors import UserError, closest, nearest
 from common.config.schema import Config, Limit, OptimizerConfig, Section
+from common.config.secrets import HIDDEN, has_secrets, redact
 
 _hints = cache(partial(get_type_hints, include_extras=True))
 _NAMED = dict[str, OptimizerConfig]
@@ -81,11 +82,11 @@ def _load(argv: list[str]) -> Config:
 def _flags(argv: list[str]) -> dict[str, str]:
     """Return the text of each flag, in the order in which they were last given."""
     flags: dict[str, str] = {}
-    words = iter(argv)
+    words, flag = iter(argv), ""
     for word in words:
+        if not word.startswith("--") or word == "--" or word[2] == "=":
+            raise UserError(f"{redact(word, flag)}: expected a flag and its value, such as --optim.lr 3e-4")
         flag, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not flag:
-            raise UserError(f"{word}: expected a flag and its value, such as --optim.lr 3e-4")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise UserError(f"--{flag}: the value is missing")
         flag = "config" if flag == "configs" else flag
@@ -103,7 +104,7 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     for section in path:
         hint, inner = _child(hint, section), values.get(section)
         if not isinstance(inner, dict | NoneType):
-            raise WrongKey(key, f"{section} is {inner!r:.60}, not a section")
+            raise WrongKey(key, f"{section} is {_shown(inner, key)}, not a section")
         values[section] = dict(inner or {})  # a copy, since a YAML alias may have put one dict in two places
         values = values[section]
     values[name] = _parse(text, f"--{key}") if _child(hint, name) in _OPEN else text
@@ -119,7 +120,7 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     if not is_dataclass(hint) and hint not in _OPEN:
         return check_value(hint, value, key)
     if not isinstance(value, dict | NoneType):
-        raise WrongKey(key, f"expected keys below it, found {value!r:.60}")
+        raise WrongKey(key, f"expected keys below it, found {_shown(value, key)}")
     typed = {}
     for name, item in (value or {}).items():
         full_key = f"{key}.{name}" if key else f"{name}"
@@ -140,7 +141,12 @@ def check_value(hint: Any, value: Any, key: str) -> Any:
         typed = _converter(hint).parse_object({"value": value}, env=False).value
         if (optional and typed is None) or limit.fits(typed):
             return typed
-    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
+    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {_shown(value, key)}")
+
+
+def _shown(value: Any, key: str) -> str:
+    """Return what an error shows of a value: its beginning, without secrets."""
+    return HIDDEN if isinstance(value, str) and has_secrets(value) else f"{redact(value, key)!r:.60}"
 
 
 @cache
@@ -188,7 +194,7 @@ def _from_file(path: str) -> dict[str, Any]:
         raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
     values = _parse(text, path)
     if not isinstance(values, dict | NoneType):
-        raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
+        raise UserError(f"{path}: expected keys and values, found {_shown(values, '')}")
     return values or {}
 
 

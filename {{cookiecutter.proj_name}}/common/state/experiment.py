@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,12 +20,13 @@ import torch
 from common.config import dump_config
 from common.config.errors import UserError
 from common.config.schema import Config
-from common.config.secrets import find_secrets, hide, redact
+from common.config.secrets import find_secrets, has_secrets, hide, hide_in_code, redact
 from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
+_CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
 _PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
 
 
@@ -70,7 +72,7 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     in_place = config.resume is not None and config.progress.start_epoch < 0
     folder.mkdir(parents=True, exist_ok=True)
     repeated = replace(config, resume=None) if in_place else config
-    backup, secrets = folder / "cfg_backup.yaml", set(find_secrets(asdict(config)))
+    backup, secrets = folder / "cfg_backup.yaml", find_secrets(asdict(config))
     backup.unlink(missing_ok=True)
     backup.touch(mode=0o600 if secrets else 0o666)
     backup.write_text(dump_config(repeated), encoding="utf-8")
@@ -109,8 +111,19 @@ def describe_environment(device: torch.device) -> str:
         f"git commit {commit or 'none'}",
     ]
     if commit:
-        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+        lines += ["", "uncommitted changes:", _uncommitted_changes() or "none"]
     return "\n".join(lines) + "\n"
+
+
+def _uncommitted_changes() -> str:
+    """Return the changes to the repository, those of code first, without any secrets."""
+    code = hide_in_code(_git("diff", "HEAD", "--", *(f":(top){names}" for names in _CODE)))
+    # Whole files, so that a key that is not itself near a change is seen, too.
+    others = _git("diff", "-U999999", "HEAD", "--", ":(top)", *(f":(top,exclude){names}" for names in _CODE))
+    files = [text for text in re.split(r"(?m)^(?=diff --git )", others) if text]
+    left_out = "left out, since this file seems to hold a secret"
+    shown = [f"{text.splitlines()[0]}\n{left_out}\n" if has_secrets(text) else text for text in files]
+    return "\n".join(filter(None, [code, "".join(shown)]))
 
 
 def describe_device(device: torch.device) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
 from common.config.errors import UserError
 from common.config.schema import Config
-from common.config.secrets import redact
+from common.config.secrets import digest, redact
 from common.log.console import add_log
 from common.run.distributed import get_data_size
 
@@ -16,6 +17,7 @@ _STEPS = ("mode", "accumulate", "precision", "compile", "channels_last", "seed",
 _IN_STATE = ("model", "optim")  # other parts of a checkpoint depend on these settings ...
 _NOT_IN_STATE = ("clip_", "ema_decay")  # ... except for these
 _LOADING = ("worker", "persistent_workers", "batch_size")
+_UNKNOWN = re.compile(r"\*{3}(?! [0-9a-f]{4})")  # hidden by an earlier release, without a digest
 
 
 class ResumeCheck:
@@ -33,16 +35,17 @@ class ResumeCheck:
             "progress.iters_per_epoch": config.progress.iters_per_epoch,
             "trainer": {name: getattr(config.trainer, name) for name in _STEPS},
         }
-        self._settings = _flatten(redact(settings))
+        self._settings = _flatten(redact(settings, mask=digest))
 
     def state_dict(self) -> dict[str, str]:
-        """Return the settings by their dotted names, as JSON and without secrets."""
+        """Return the settings by their dotted names, as JSON, with digests in place of secrets."""
         return self._settings
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         """Raise a UserError if the settings are others, so that the run would not continue as without the cut."""
-        old, new = state, self._settings
-        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        old = {key: json.dumps(redact(json.loads(text), key, digest)) for key, text in state.items()}
+        new = self._settings
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _UNKNOWN.search(old.get(key, ""))]
         if not keys:
             return
         changes = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
