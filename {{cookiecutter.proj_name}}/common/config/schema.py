@@ -184,7 +184,8 @@ class CheckpointConfig:
     on_error: Literal["continue", "stop"] = "continue"
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
-    """Resume although loss, training data or steps have changed. A changed model or optimizer needs start_epoch 0."""
+    """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
+    model, schedule or type of optimizer needs start_epoch 0."""
     best_metric: str | None = None
     """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
     best_larger: bool = True

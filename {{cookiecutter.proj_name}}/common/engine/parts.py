@@ -14,7 +14,6 @@ from common.run.distributed import gather
 from common.run.models import MAIN, part_name
 from common.run.seed import RandomState
 from common.state.checkpoint import Checkpointer
-from common.state.resume_check import ResumeCheck
 from common.state.weights import load_matching, read_weights
 
 if TYPE_CHECKING:
@@ -63,6 +62,15 @@ def take_weights(trainer: Trainer, checkpoint: Path) -> None:
     add_log(f"fine-tuning from the weights of {checkpoint}")
 
 
+def resume(trainer: Trainer, checkpoint: Path) -> None:
+    """Restore every part from a checkpoint; optimizers' arguments that the config has changed keep their new values."""
+    fresh = {name: [dict(group) for group in optimizer.param_groups] for name, optimizer in trainer.optimizers.items()}
+    trainer.checkpointer.load(checkpoint)
+    for name, argument in sorted(trainer.resume_check.changed_arguments, key=str):
+        trainer.steps[name or MAIN].take_argument(argument, fresh[name or MAIN])
+    add_log(f"resuming from {checkpoint}")
+
+
 def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     """Join each optimizer with its schedule, its config section and its model."""
     return {
@@ -84,7 +92,7 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     """Name the parts of a checkpoint, in the order in which they are loaded."""
     strategy, config = trainer.session.strategy, trainer.config.checkpoint
     # continuity, updater, selection and monitor are what ResumeCheck, OptimizerStep, BestTracker and Curves once were.
-    parts: dict[str, Any] = {"continuity": ResumeCheck(trainer.config)}
+    parts: dict[str, Any] = {"continuity": trainer.resume_check}
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}

@@ -16,7 +16,7 @@ from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
 from common.engine.evaluate import Evaluation, Validation
-from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
+from common.engine.parts import check_registered, make_checkpointer, make_steps, resume, take_weights
 from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
 from common.log.console import Progress, add_log
@@ -29,6 +29,7 @@ from common.run.seed import random_state_kept
 from common.run.signals import Interrupted, handling
 from common.state.checkpoint import Checkpointer
 from common.state.experiment import back_up, look_at_space
+from common.state.resume_check import ResumeCheck
 
 
 class Trainer(TrainerBase):
@@ -60,6 +61,7 @@ class Trainer(TrainerBase):
     batches: TrainingBatches
     checkpointer: Checkpointer
     curves: Curves
+    resume_check: ResumeCheck
     progress: Progress
     inspector: Any = None
 
@@ -94,10 +96,10 @@ class Trainer(TrainerBase):
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
         self.curves = Curves(session.folder)
+        self.resume_check = ResumeCheck(config)
         self.checkpointer = make_checkpointer(self)
         if session.checkpoint and session.goes_on:
-            self.checkpointer.load(session.checkpoint)
-            add_log(f"resuming from {session.checkpoint}")
+            resume(self, session.checkpoint)
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)

@@ -162,29 +162,29 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))[::-1]
 
 
-def find_newest(folder: Path) -> Path | None:
+def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
     """Return the newest good checkpoint in a folder; None without any file. Raise a UserError if all are damaged."""
-    paths = newest_first(folder)
+    paths, fault = newest_first(folder), None
     for path in paths:
-        fault = find_fault(path)
+        fault = find_fault(path, for_weights)
         if fault is None:
             return path
         add_log(f"{path} is skipped: {fault}", "WARNING")
     if not paths:
         return None
     text = f"{folder}: none of its {len(paths)} checkpoints is whole, so there is nothing to go on from"
-    raise UserError(f"{text}; nothing was changed. To start over, use another --name")
+    raise UserError(f"{text} ({paths[-1].name}: {fault}); nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str) -> Path:
+def find_checkpoint(resume: str, for_weights: bool = False) -> Path:
     """Return the file that ``resume`` means: itself, or the newest good one of an experiment or a checkpoints folder.
 
-    Raise a UserError if a folder has no checkpoint, or only damaged ones.
+    ``for_weights`` accepts other formats. Raise a UserError if a folder has no checkpoint, or only damaged ones.
     """
     path = Path(resume)
     if not path.is_dir():
         return path
-    newest = find_newest(path) or find_newest(path / "checkpoints")
+    newest = find_newest(path, for_weights) or find_newest(path / "checkpoints", for_weights)
     if newest is None:
         raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
     return newest

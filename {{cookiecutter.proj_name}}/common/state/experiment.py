@@ -41,7 +41,8 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     auto = config.resume == "auto" or restarted
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
-    checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
+    given, fine_tunes = config.resume not in (None, "auto"), config.progress.start_epoch == 0
+    checkpoint = find_checkpoint(str(config.resume), fine_tunes) if given else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
@@ -59,7 +60,7 @@ def open_results(config: Config) -> tuple[Path, Path]:
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
     folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
-    return _create(Path(folder)), find_checkpoint(config.model_pt)
+    return _create(Path(folder)), find_checkpoint(config.model_pt, for_weights=True)
 
 
 @master_only

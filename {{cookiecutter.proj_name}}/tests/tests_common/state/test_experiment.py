@@ -77,6 +77,15 @@ class TestOpen(ExperimentTest):
         latest = self.make("old")
         self.assertEqual(self.open(resume=str(latest), start_epoch=0), (self.root / "run", latest))
 
+    def test_an_older_format_gives_its_weights(self):
+        latest = self.make("old", checkpoint=False)
+        torch.save({"model": {}}, latest)
+        self.assertEqual(self.open(resume=str(self.root / "old"), start_epoch=0), (self.root / "run", latest))
+        with self.assertRaisesRegex(UserError, "nothing to go on from .latest.pt: it has format 0 .*start_epoch 0"):
+            self.open(resume=str(self.root / "old"))
+        config = replace(self.config, model_pt=str(self.root / "old"))
+        self.assertEqual(open_results(config)[1], latest)
+
     def test_one_that_was_started_again_goes_on_by_itself(self):
         other = self.make("old")
         for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
