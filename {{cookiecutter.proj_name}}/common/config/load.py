@@ -24,6 +24,7 @@ from common.config.secrets import HIDDEN, has_secrets, redact
 _hints = cache(partial(get_type_hints, include_extras=True))
 _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
+_MOST_VALUES = 1_000_000  # in a file
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
 
 
@@ -189,8 +190,9 @@ def _from_file(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        known = [file.name for file in Path(path).parent.glob("*.y*ml")]
-        hint = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            hint = f", {nearest(Path(path).name, [file.name for file in Path(path).parent.glob('*.y*ml')])}"
         raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
     values = _parse(text, path)
     if not isinstance(values, dict | NoneType):
@@ -222,15 +224,34 @@ def _line(path: str, key: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error."""
+    """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error.
+
+    So are aliases of aliases that make a small file a huge config.
+    """
 
     def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), []
-        for key, _ in node.value:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' appears twice", problem_mark=key.start_mark)
-            seen.append((key.tag, key.value))
+            seen.add((key.tag, key.value))
         return node
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node and _count_values(node, {}) > _MOST_VALUES:
+            problem = f"its aliases make it more than {_MOST_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
+
+def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """Return the number of values in a node, with those that its aliases repeat."""
+    if node not in counts:
+        entries = () if isinstance(node, yaml.ScalarNode) else node.value
+        children = (child for entry in entries for child in (entry if isinstance(entry, tuple) else (entry,)))
+        counts[node] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[node]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -82,7 +82,8 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
     root = Path(config.dir.expr_dir)
     name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
-    (folder / "job.sh").write_text(_job_script(backup, f"{name}_replicate"), encoding="utf-8")
+    job = _job_script(backup, f"{name}_replicate")
+    (folder / "job.sh").write_bytes(os.fsencode(job))  # paths may be in another encoding than the locale's
 
 
 @master_only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common import METRIC_REGISTRY, MeanMetric
+from common import METRIC_REGISTRY, MeanMetric, UserError
 
 
 @METRIC_REGISTRY.register()
@@ -15,13 +15,22 @@ class Accuracy(MeanMetric):
 
     Args:
         top: How many guesses a sample has.
+
+    Raises:
+        ValueError: ``top`` is less than 1.
+        UserError: ``top`` is more than there are classes.
     """
 
     def __init__(self, top: int = 1):
         super().__init__()
+        if top < 1:
+            raise ValueError(f"top must be at least 1, found {top}")
         self.top = top
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return whether each sample is right, bool (batch,)."""
+        classes = output_dict["logits"].shape[1]
+        if self.top > classes:
+            raise UserError(f"metric: Accuracy: top is {self.top}, but the model has {classes} classes")
         guesses = output_dict["logits"].topk(self.top, dim=1).indices
         return (guesses == data_dict["label"].unsqueeze(1)).any(dim=1)
