@@ -87,8 +87,7 @@ class Trainer(TrainerBase):
         self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
-            self.checkpointer.load(session.checkpoint)
-            add_log(f"resuming from {session.checkpoint}")
+            parts.resume(self, session.checkpoint)
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
@@ -148,6 +149,29 @@ class OptimizerStep:
         groups = self.optimizer.param_groups
         values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
+
+    def take_argument(self, name: str, fresh: list[dict[str, Any]]) -> None:
+        """Take over an argument that the config has changed for a resumed run, from new parameter groups.
+
+        A changed ``lr`` scales the rate which its schedule has reached, and those to come. Raise a UserError if the
+        argument has no effect, or if the optimizer's state depends on it.
+        """
+        before = [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]
+        schedules = [self._schedule, *getattr(self._schedule, "_schedulers", ())]
+        for i, (group, new) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            old, value = group.get(name), new.get(name)
+            if name == "lr" and "initial_lr" in group:
+                ratio = new["initial_lr"] / group["initial_lr"]
+                group["lr"], group["initial_lr"] = old * ratio, new["initial_lr"]
+                for schedule in schedules:
+                    if hasattr(schedule, "base_lrs"):
+                        schedule.base_lrs[i] *= ratio
+            elif isinstance(value, bool) or (bool(value) != bool(old) and name != "weight_decay"):
+                raise UserError(f"optim: {name} of {type(self.optimizer).__name__} cannot change within a run")
+            else:
+                group[name] = value
+        if before == [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]:
+            raise UserError(f"optim.{name} was changed, but no parameter group of this run depends on it")
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
