@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
+from common.config.console import protect_console
 from common.config.errors import UserError, closest, nearest
 from common.config.schema import Config, Limit, OptimizerConfig, Section
 
@@ -40,6 +41,7 @@ def load_config(argv: list[str] | None = None) -> Config:
     an open section the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a
     whole section. After a mistake its one line goes to stderr, and the exit code is 2.
     """
+    protect_console()
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         _help_parser().parse_args(["--help"])  # which exits

@@ -170,7 +170,7 @@ class ProgressConfig:
     iter_save_checkpoint: NonNegative = 0
     """Keep a checkpoint also every so many iterations."""
     save_time: NonNegativeFloat = 1800.0
-    """Renew latest.pt after so many seconds."""
+    """Renew latest.pt after so many seconds. 0: never."""
 
 
 @dataclass(frozen=True)
