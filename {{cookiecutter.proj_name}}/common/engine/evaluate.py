@@ -15,7 +15,7 @@ from common.data.batches import find_sizes_at, on_device
 from common.engine.agenda import Task
 from common.engine.report import format_scalars
 from common.log import activations
-from common.log.console import add_log
+from common.log.console import add_log, despite_disk_errors
 from common.log.metric import Meters, MetricSet
 from common.optim.ema import EMA
 from common.run.distributed import get_rank
@@ -146,7 +146,7 @@ class Evaluation(Task):
         trainer, epoch, tester = self._trainer, self._trainer.epoch, self._trainer.tester
         if tester is None:
             return
-        tester.check_stop = trainer.stop.check_within
+        tester.check_stop, tester.guard = trainer.stop.check_within, despite_disk_errors
         with _validation_models(trainer):
             summary_dict = tester.run(trainer.session.folder / "eval" / f"epoch_{epoch:03d}")
         trainer.curves.add_scalars("eval", summary_dict, epoch, trainer.total_iterations)

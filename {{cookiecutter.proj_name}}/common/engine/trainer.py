@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.config.errors import UserError, nearest
+from common.config.errors import RunError, UserError, nearest
 from common.config.rooms import open_room
 from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
@@ -80,6 +80,7 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
+            self.checkpointer.wait(is_last=True)
         closing_summary(self, began)
 
     def prepare(self) -> None:
@@ -280,8 +281,14 @@ class Trainer(TrainerBase):
         """Save the state if it is sound and all ranks are here, and say how to resume."""
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
         if self.stop.may_save(error):
-            self._save("latest")
-            self.checkpointer.wait()
+            try:
+                self._save("latest")
+                self.checkpointer.wait(is_last=True)
+            except RunError as failure:
+                if isinstance(error, Interrupted):
+                    raise
+                add_log(f"{reason}, and {failure}", "ERROR")
+                return
             barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:

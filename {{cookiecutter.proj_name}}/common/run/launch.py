@@ -25,7 +25,7 @@ from common.config.console import protect_console
 from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
-from common.log.console import add_log, setup_logger
+from common.log.console import DISK_ERRORS, add_log, setup_logger
 from common.run import distributed
 from common.run.seed import seed_everything
 from common.run.signals import ENDING, INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
@@ -221,6 +221,8 @@ def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
     start, broken = f"{Path(sys.argv[0]).name}: {rank}", _describe_broken_group(error)
     if broken:
         error = RunError(broken)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        error = RunError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}")
     if isinstance(error, UserError):
         print(f"{start}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
         # Those on this machine that hang or are stopped get a second in which to leave by themselves.
