@@ -180,7 +180,7 @@ def _check_best_metric(config: Config) -> None:
     schedulers = [optimizer.lr_scheduler or {} for optimizer in [config.optim, *config.optim.named.values()]]
     plateau = any(scheduler.get("type") == "ReduceLROnPlateau" for scheduler in schedulers)
     for key, watches in (("trainer.early_stop", config.trainer.early_stop), ("optim.lr_scheduler", plateau)):
-        if watches and config.checkpoint.best_metric is None:
+        if watches and not config.checkpoint.best_metric:
             raise _Wrong(key, "needs checkpoint.best_metric, the validation result to watch")
 
 

@@ -185,10 +185,11 @@ class CheckpointConfig:
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
     """Resume although loss, training data or steps have changed. A changed model or optimizer needs start_epoch 0."""
-    best_metric: str | None = None
-    """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
-    best_larger: bool = True
-    """Whether a larger best_metric is better."""
+    best_metric: str | list[str] | None = None
+    """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
+    watch the first."""
+    best_larger: bool | None = None
+    """Whether a larger best_metric is better. null: no for losses, and what a metric says of itself."""
     keep_best: Positive = 1
     """How many of the best to keep. With more than 1 also as best_<metric>_iter_NNNNNN.pt."""
 

@@ -28,6 +28,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
     steps: dict[str, OptimizerStep]  # by optimizer; made in prepare()
+    trackers: list[BestTracker]  # one for each checkpoint.best_metric; made in prepare()
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
@@ -40,10 +41,6 @@ class TrainerBase(metaclass=ABCMeta):
         self.tester: BaseTester | None = None
         self.counters, self.agenda = Counters(), Agenda(config.progress)
         self.stop, self.meters = StopControl(config), Meters()
-        keep, trainer = config.checkpoint, config.trainer
-        self.best = BestTracker(
-            keep.best_metric, keep.best_larger, trainer.early_stop, trainer.early_stop_delta, keep.keep_best
-        )
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
@@ -84,6 +81,11 @@ class TrainerBase(metaclass=ABCMeta):
     def optimizer(self) -> Optimizer:
         """The optimizer that is registered without a name."""
         return self.optimizers[MAIN]
+
+    @property
+    def best(self) -> BestTracker:
+        """What follows the first ``checkpoint.best_metric``."""
+        return self.trackers[0]
 
     @property
     def device(self) -> torch.device:

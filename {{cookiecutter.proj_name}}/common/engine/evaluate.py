@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,18 +97,40 @@ class Validation(Task):
         epoch = trainer.epoch if trainer.iteration else trainer.epoch - 1  # that of the last iteration
         with _validation_models(trainer):
             summary_dict = self._evaluate(trainer.val_loader, epoch)
-        best, agenda = trainer.best, trainer.agenda
-        is_best = best.update(summary_dict)
+        agenda, improved = trainer.agenda, [best for best in trainer.trackers if best.update(summary_dict)]
         trainer.curves.add_scalars("val", summary_dict, epoch, total)
         add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
         for step in trainer.steps.values():
-            step.step_plateau(summary_dict.get(best.metric or ""))
-        if is_best:
-            agenda.keep.append(f"best_{best.metric}")
-        name = f"best_{best.metric}_iter_{total:06d}"
-        dropped = best.rank(summary_dict, name)
-        agenda.keep += [name] if name not in dropped else []
-        agenda.drop += [other for other in dropped if other != name]
+            step.step_plateau(summary_dict.get(trainer.best.metric or ""))
+        agenda.keep += [best.file for best in improved]
+        for best in trainer.trackers:
+            name = f"{best.file}_iter_{total:06d}"
+            dropped = best.rank(summary_dict, name)
+            agenda.keep += [name] if name not in dropped else []
+            agenda.drop += [other for other in dropped if other != name]
+
+    def check_names(self) -> None:
+        """Raise a UserError if no validation gives a ``best_metric``; try its first batch if need be. Collective.
+
+        A hook that is overridden may add to the results: then the first validation has to tell.
+        """
+        from common.engine.base_trainer import TrainerBase
+
+        trainer, loader, metrics = self._trainer, self._trainer.val_loader, self._trainer.metric.directions()
+        own = (trainer.after_val_step, trainer.after_val_epoch)
+        unchanged = (TrainerBase.after_val_step, TrainerBase.after_val_epoch)
+        unknown = [best for best in trainer.trackers if best.metric and best.metric not in metrics]
+        if not unknown or not loader or any(getattr(hook, "__func__", None) not in unchanged for hook in own):
+            return
+        transform = getattr(loader, "transform_batch", None)
+        with _validation_models(trainer):
+            trainer.before_val_epoch(trainer.epoch)
+            for data_dict in islice(on_device(loader, trainer.device), 1):
+                data_dict = transform(data_dict) if transform else data_dict
+                trainer.before_val_step(trainer.epoch, 0, data_dict)
+                _, result_dict = self._val_step(trainer.epoch, 0, data_dict)
+                for best in unknown:
+                    best.check({**result_dict, **metrics})
 
     def _evaluate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         trainer, draws = self._trainer, self._trainer.config.progress.save_progress_val

@@ -51,12 +51,12 @@ def _count(loader: Any) -> str:
 
 def closing_summary(trainer: Trainer, began: float) -> None:
     """Log the best result and its checkpoint, the time since ``began`` (``perf_counter``) and where everything is."""
-    checkpoints, best = trainer.session.folder / "checkpoints", trainer.best
-    if best.best is not None:
-        name = f"best_{best.metric}"
-        is_lost = name in trainer.checkpointer.unwritten
-        where = "whose checkpoint could not be written" if is_lost else f"in {checkpoints / name}.pt"
-        add_log(f"best         {best.metric} {best.best:.4f}, {where}")
+    checkpoints = trainer.session.folder / "checkpoints"
+    for best in trainer.trackers:
+        if best.best is not None:
+            is_lost = best.file in trainer.checkpointer.unwritten
+            where = "whose checkpoint could not be written" if is_lost else f"in {checkpoints / best.file}.pt"
+            add_log(f"best         {best.metric} {best.best:.4f}, {where}")
     add_log(f"final        {checkpoints / 'final.pt'}")
     add_log(f"time         {time.perf_counter() - began:.1f} s for {trainer.total_iterations:,} iterations")
 

@@ -16,7 +16,7 @@ from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
 from common.engine.evaluate import Evaluation, Validation
-from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
+from common.engine.parts import check_registered, make_checkpointer, make_steps, make_trackers, take_weights
 from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
 from common.log.console import Progress, add_log
@@ -85,6 +85,7 @@ class Trainer(TrainerBase):
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
+        self.trackers = make_trackers(self)
         check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
@@ -92,7 +93,9 @@ class Trainer(TrainerBase):
         self.forms.wrap(session.strategy, config.trainer.compile)
         self.batches, self.steps = self.training_batches(), make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
-        self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
+        validation = Validation(self)
+        self.agenda.tasks = {task.name: task for task in (validation, Evaluation(self))}
+        validation.check_names()
         self.curves = Curves(session.folder)
         self.checkpointer = make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -115,6 +118,9 @@ class Trainer(TrainerBase):
             self._train_epoch(counters.epoch)
             self._run_due_tasks()
             self._agree()
+        if counters.epoch < progress.epoch:
+            best = f"{self.best.metric} {self.best.best:.4g}" if self.best.best is not None else "any result"
+            add_log(f"early stop after {self.config.trainer.early_stop} validations no better than {best}")
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:

@@ -17,6 +17,8 @@ class Accuracy(MeanMetric):
         top: How many guesses a sample has.
     """
 
+    higher_is_better = True
+
     def __init__(self, top: int = 1):
         super().__init__()
         self.top = top
