@@ -242,6 +242,8 @@ def _describe_broken_group(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
         return None
+    if "EADDRINUSE" in text:
+        return f"port {os.environ.get('MASTER_PORT')} is taken on this machine; set MASTER_PORT to another"
     if "imed out" in text or "timeout" in text:
         return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
     return f"another process has ended, and its own message says why, or it cannot be reached ({text[:120]})"
