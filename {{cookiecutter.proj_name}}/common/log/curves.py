@@ -24,7 +24,8 @@ from common.log.console import GrowingFile, add_log, despite_disk_errors
 from common.run.distributed import master_only
 
 _JSON = "metrics.jsonl"
-_EVENTS = re.compile(r"events\.out\.tfevents\.\d+\.\d{9}\..*")  # other writers put the host where the 9 digits are
+# Other writers' files have the host where the nine digits are.
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.(\d{9})\..*")
 
 
 class Curves:
@@ -94,14 +95,16 @@ class Curves:
 
     def _open(self) -> None:
         """Cut the old files back, and start a new event file, which tells a running TensorBoard of the cut."""
+        now = time.time_ns()
         for path in (self._folder / _JSON, *self._folder.glob("event/*")):
-            size = self._sizes.get(path.relative_to(self._folder).as_posix(), 0)
-            if size == 0 and (path.name == _JSON or _EVENTS.fullmatch(path.name)):
+            size, own = self._sizes.get(path.relative_to(self._folder).as_posix(), 0), _EVENTS.fullmatch(path.name)
+            if size == 0 and (own or path.name == _JSON):
                 path.unlink(missing_ok=True)
             elif size > 0 and path.exists() and size < path.stat().st_size:
                 os.truncate(path, size)
-        second, fraction = divmod(time.time_ns(), 10**9)
-        name = f"event/events.out.tfevents.{second}.{fraction:09}.{socket.gethostname()}"
+            if own:  # TensorBoard reads in the order of names, and the clock may have been set back
+                now = max(now, int(own[1] + own[2]) + 1)
+        name = f"event/events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{socket.gethostname()}"
         self._files = {key: GrowingFile(self._folder / key) for key in (_JSON, name)}
         self._events = RecordWriter(self._files[name])
         restart = SessionLog(status=SessionLog.START)

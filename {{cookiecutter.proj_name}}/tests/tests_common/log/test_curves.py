@@ -78,6 +78,16 @@ class TestCurves(unittest.TestCase):
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [2.0])
         self.assertEqual(self.losses(), [2.0])
 
+    def test_a_clock_that_was_set_back(self):
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.curves.state_dict()
+        self.curves.close()
+        self.curves = Curves(self.folder)
+        self.curves.load_state_dict(state)
+        with mock.patch("time.time_ns", lambda: 10**18):
+            self.curves.add_scalars("train", {"loss": 2.0}, 0, 2)
+        self.assertEqual([(e.step, e.value) for e in self.read().Scalars("train/loss")], [(1, 1.0), (2, 2.0)])
+
     def test_what_others_wrote_stays(self):
         (self.folder / "event").mkdir(parents=True)
         names = ["events.out.tfevents.1700000000.my-host.4711.0", "events.out.tfevents.1.host.v2", "notes.txt"]
