@@ -14,8 +14,8 @@ _PATIENCE = 1000  # milliseconds in which the reader of a full pipe must take so
 class _Console(io.RawIOBase):
     """A file descriptor that takes what is written to it as long as somebody reads there, and drops the rest."""
 
-    def __init__(self, descriptor: int, patience: int = _PATIENCE):
-        self._descriptor, self._patience = descriptor, patience
+    def __init__(self, descriptor: int, name: str, patience: int = _PATIENCE):
+        self._descriptor, self.name, self._patience = descriptor, f"<{name}>", patience
 
     def fileno(self) -> int:
         return self._descriptor
@@ -55,7 +55,7 @@ def protect_console() -> None:
         stream = getattr(sys, name)
         raw = getattr(getattr(stream, "buffer", None), "raw", None)
         if stream is getattr(sys, f"__{name}__") and not isinstance(raw, _Console):
-            buffer, encoding = io.BufferedWriter(_Console(descriptor)), stream.encoding if stream else "utf-8"
+            buffer, encoding = io.BufferedWriter(_Console(descriptor, name)), stream.encoding if stream else "utf-8"
             stream = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
@@ -63,4 +63,4 @@ def protect_console() -> None:
 
 def write_at_once(text: str) -> None:
     """Write to stderr without a lock, a buffer or a wait, as a signal's handler must."""
-    _Console(2, patience=0).write(text.encode(errors="backslashreplace"))
+    _Console(2, "stderr", patience=0).write(text.encode(errors="backslashreplace"))

@@ -16,6 +16,7 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from common.config.console import protect_console
 from common.config.errors import RunError, UserError, nearest
 from common.data.batches import PositionedBatchSampler
 from common.data.dataset import generators_of, path_of
@@ -178,6 +179,7 @@ def collate(samples: Any) -> Any:
 
 def _start_worker(_number: int) -> None:
     """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
+    protect_console()  # where the worker is no fork of the trainer
     ForkingPickler.register(torch.Tensor, _hand_over)
     ignore_signals()
     end_with_parent(signal.SIGKILL)

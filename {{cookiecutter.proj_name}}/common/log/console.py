@@ -44,7 +44,7 @@ def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
     )
     if file is not None:
         write, form = GrowingFile(file).write, "{time:YYYY-MM-DD HH:mm:ss} | " + _LINE
-        logger.add(lambda line: write(line.encode()), level="DEBUG", format=form)
+        logger.add(lambda line: write(line.encode(errors="backslashreplace")), level="DEBUG", format=form)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
