@@ -185,7 +185,7 @@ class ProgressConfig:
     iter_save_checkpoint: NonNegative = 0
     """Keep a checkpoint also every so many iterations."""
     save_time: NonNegativeFloat = 1800.0
-    """Renew latest.pt after so many seconds."""
+    """Renew latest.pt after so many seconds. 0: never."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,11 @@ class CheckpointConfig:
     allow_changed: bool = False
     """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
     model, schedule or type of optimizer needs start_epoch 0."""
-    best_metric: str | None = None
-    """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
-    best_larger: bool = True
-    """Whether a larger best_metric is better."""
+    best_metric: str | list[str] | None = None
+    """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
+    watch the first."""
+    best_larger: bool | None = None
+    """Whether a larger best_metric is better. null: no for losses, and what a metric says of itself."""
     keep_best: Positive = 1
     """How many of the best to keep. With more than 1 also as best_<metric>_iter_NNNNNN.pt."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.config.errors import UserError, nearest
+from common.config.errors import RunError, UserError, nearest
 from common.config.registry import open_room
 from common.data.loader import stop_workers
 from common.engine import parts
@@ -71,10 +71,12 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
+            self.checkpointer.wait(is_last=True)
         parts.closing_summary(self, began)
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
+        self.trackers = parts.make_trackers(self)
         parts.check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
@@ -84,6 +86,7 @@ class Trainer(TrainerBase):
         self._stepped: dict[str, torch.Tensor] = {}  # the losses of this iteration's calls of step(), by optimizer
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
+        self.check_best_metrics()
         self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -104,6 +107,9 @@ class Trainer(TrainerBase):
             self._train_epoch(counters.epoch)
             self._run_due_tasks()
             self._agree()
+        if counters.epoch < progress.epoch:
+            best = f"{self.best.metric} {self.best.best:.4g}" if self.best.best is not None else "any result"
+            add_log(f"early stop after {self.config.trainer.early_stop} validations no better than {best}")
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:
@@ -281,8 +287,14 @@ class Trainer(TrainerBase):
         """Save the state if it is sound and all ranks are here, and say how to resume."""
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
         if self.stop.may_save(error):
-            self._save("latest")
-            self.checkpointer.wait()
+            try:
+                self._save("latest")
+                self.checkpointer.wait(is_last=True)
+            except RunError as failure:
+                if isinstance(error, Interrupted):
+                    raise
+                add_log(f"{reason}, and {failure}", "ERROR")
+                return
             barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:

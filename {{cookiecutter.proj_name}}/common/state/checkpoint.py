@@ -12,7 +12,7 @@ import torch
 
 from common.config.errors import RunError, UserError, one_line
 from common.config.registry import find_room
-from common.log.console import add_log
+from common.log.console import add_log, complain
 from common.run.distributed import get_rank
 from common.run.strategy import WHOLE, Strategy, map_nested
 from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
@@ -50,7 +50,10 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
         self._latest_is_good = False
+        self.unwritten: set[str] = set()  # names whose last save has failed
+        self._home = folder if folder.is_dir() else folder.parent  # which nobody deletes while the run lasts
         if get_rank() == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob("*.pt.tmp"):
                 leftover.unlink()
             self._drop_shards()
@@ -71,17 +74,23 @@ class Checkpointer:
         elif shards:
             self._writing = self._thread.submit(shards.wait)
 
-    def wait(self) -> None:
-        """Wait until the last save is on the disk. Raise a RunError if it failed, with ``stop_on_error``."""
+    def wait(self, is_last: bool = False) -> None:
+        """Wait until the last save is on the disk; if it failed, say so.
+
+        Raise a RunError instead with ``stop_on_error``, or if it ``is_last``: no later save makes up for it.
+        """
         error = self._writing.exception() if self._writing else None
         self._writing = None
         if error is None:
             return
+        if isinstance(error, RunError):
+            raise error
         good = next((path.name for path in newest_first(self.folder)), "none")
         text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
-        if self._stop_on_error or not isinstance(error, OSError):
+        if self._stop_on_error or is_last or not isinstance(error, OSError):
             raise RunError(text) from error
-        add_log(f"{text}; training goes on", "ERROR")
+        add_log(text, "DEBUG")
+        complain("checkpoints", f"{text}; training goes on")
 
     @property
     def has_failed(self) -> bool:
@@ -112,6 +121,8 @@ class Checkpointer:
         self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple[str, ...] = (), shards: Any = None
     ) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
+        is_gone, self._home = not self._home.is_dir(), self.folder
+        self.unwritten |= {*names}
         self.folder.mkdir(parents=True, exist_ok=True)
         if shards:
             state = {**state, SHARDS: shards.seal()}
@@ -129,6 +140,7 @@ class Checkpointer:
             beside.unlink(missing_ok=True)
             raise
         self._latest_is_good |= "latest" in names
+        self.unwritten -= {*names}
         flush_folder(self.folder)
         dropped = [self.folder / f"{name}.pt" for name in obsolete]
         if self._keep_last is not None:
@@ -139,6 +151,8 @@ class Checkpointer:
         for path in dropped:
             path.unlink(missing_ok=True)
         self._drop_shards()
+        if is_gone:
+            raise RunError(f"{self.folder.parent} was deleted or moved during the run; {first} is all that it has now")
 
     def _drop_shards(self) -> None:
         """Delete the folders of shards that belong to no file."""
