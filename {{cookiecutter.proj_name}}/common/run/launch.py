@@ -27,7 +27,7 @@ from common.run.processes import adopt_slurm, start_processes
 from common.run.seed import seed_everything
 from common.run.signals import Interrupted, end_at_once, end_with_parent, handling, unhandled
 from common.run.strategy import SHARDED, WHOLE, Strategy, choose_strategy, make_strategy
-from common.state.experiment import open_experiment
+from common.state.experiment import leave_experiment, open_experiment
 
 OpenFolder = Callable[[Config], tuple[Path, Path | None]]
 
@@ -87,6 +87,8 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
             _leave_group()
             raise
+        finally:
+            leave_experiment()
         _leave_group()
 
 
@@ -134,6 +136,9 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
             outcome = open_folder(config)
         except UserError as error:
             outcome = error
+        except OSError as error:
+            where = "; --dir.expr_dir, --dir.eval_dir and --name say where a run writes"
+            outcome = UserError(f"{error.filename or config.name}: {error.strerror}{where}")
     outcome = distributed.broadcast(outcome)
     if isinstance(outcome, UserError):
         raise outcome if distributed.get_rank() == 0 else SystemExit(outcome.exit_code)
