@@ -75,6 +75,8 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
             only=len(trainer.optimizers) > 1,
             on_skipped=trainer.note_skipped,
             strategy=trainer.session.strategy,
+            length=trainer.schedule_length,
+            epochs=trainer.config.progress.epoch,
         )
         for name, optimizer in trainer.optimizers.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.config.schema import OptimizerConfig
+from common.log.console import add_log
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
 
@@ -30,6 +32,9 @@ class OptimizerStep:
         model: The unwrapped model whose weights are averaged.
         only: Restrict each backward pass to this optimizer's parameters: several optimizers share a graph.
         on_skipped: Called for each skipped step, with its place and the losses of its window.
+        length: The length of the run in steps of the schedule. A schedule that is planned for it moves with the run,
+            even where this optimizer has no loss, as a GAN's generator may; any other one counts the optimizer's steps.
+        epochs: The length of the run in epochs.
     """
 
     def __init__(
@@ -42,6 +47,8 @@ class OptimizerStep:
         only: bool = False,
         on_skipped: Callable[[Place, list[torch.Tensor]], None] = lambda place, losses: None,
         strategy: Strategy = WHOLE,
+        length: int = 1,
+        epochs: int = 1,
     ):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -53,6 +60,8 @@ class OptimizerStep:
         self._config, self._on_skipped, self._strategy = config, on_skipped, strategy
         self._norm = getattr(strategy, "global_norm", global_norm)  # a sharded strategy has its own
         self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
+        self._plan = Plan(scheduler, length / epochs) if scheduler else None
+        self._spans_run = getattr(scheduler, "planned_for", None) == length
         self._inputs = self.parameters if only else None
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
         self._on_cpu = device == "cpu"
@@ -60,7 +69,7 @@ class OptimizerStep:
         self._losses: list[torch.Tensor] = []
         # A step that the device decides, until the host learns of it: whether it was made, its place and losses.
         self._pending: tuple[torch.Tensor, Place, list[torch.Tensor]] | None = None
-        self._moved = self._schedule_is_due = self._unscaled = False
+        self._moved = self._tried = self._schedule_is_due = self._unscaled = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -126,9 +135,9 @@ class OptimizerStep:
                 self.ema.updates -= 1
             self._count(moved, place, losses)
         if self._schedule_is_due:
-            if self._moved and self._schedule is not None:
+            if self._schedule is not None and (self._moved or (self._spans_run and not self._tried)):
                 self._schedule.step()
-            self._moved = self._schedule_is_due = False
+            self._moved = self._tried = self._schedule_is_due = False
 
     def step_scheduler(self) -> None:
         """Advance the schedule by one, unless it is a plateau's or every step since the last time was skipped."""
@@ -151,7 +160,7 @@ class OptimizerStep:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
         # The updater is first: it settles the last step, which the states of the others depend on.
         parts = {"updater": self, "optimizer": self._strategy.optimizer_part(self.optimizer)}
-        parts |= {"scheduler": self.scheduler, "scaler": self.scaler, "ema": self.ema}
+        parts |= {"scheduler": self._plan, "scaler": self.scaler, "ema": self.ema}
         return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
@@ -160,13 +169,14 @@ class OptimizerStep:
         own = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
         # Sharded ones are the mean over all ranks already.
         saved = [own] if self._strategy.is_sharded else gather_data({i: grad.cpu() for i, grad in own.items()})
-        counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
+        counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row}
+        counters |= {"moved": self._moved, "tried": self._tried}
         return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
     def load_state_dict(self, state: dict) -> None:
         """Resume from ``state_dict``; if the number of ranks has changed, each takes the mean of the gradients."""
         self.steps, self.skipped_in_a_row, self._moved = state["steps"], state["lost_in_a_row"], state["moved"]
-        self.grad_norm, saved = state["grad_norm"], state["gradients"]
+        self._tried, self.grad_norm, saved = state.get("tried", self._moved), state["grad_norm"], state["gradients"]
         if len(saved) == get_data_size() and not self._strategy.is_sharded:
             saved = [saved[get_data_rank()]]
         gradients = saved[0]
@@ -182,6 +192,7 @@ class OptimizerStep:
             self._unscaled = True
 
     def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
+        self._tried = True
         if moved:
             self.steps += 1
             self._moved, self.skipped_in_a_row = True, 0
@@ -197,6 +208,40 @@ class OptimizerStep:
     def _receive(self, sent: torch.Tensor) -> bool:
         self._arrived.synchronize()  # the device has had the next forward and backward pass to get there
         return bool(sent)
+
+
+class Plan:
+    """A schedule as part of a checkpoint. One that was planned for a run of another length is planned anew on resume.
+
+    From there on its rates are those of a run that had the new length from the start; where an epoch has another number
+    of steps now, at the same epoch. ``per_epoch`` is that number.
+    """
+
+    def __init__(self, schedule: Any, per_epoch: float):
+        self._schedule, self._per_epoch = schedule, per_epoch
+
+    def state_dict(self) -> dict:
+        """Return the schedule's state and its steps an epoch."""
+        return self._schedule.state_dict() | {"per_epoch": self._per_epoch}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Resume from ``state_dict``; the optimizer's own state has been loaded before."""
+        state, schedule, length = dict(state), self._schedule, getattr(self._schedule, "planned_for", None)
+        scale, before = self._per_epoch / state.pop("per_epoch", self._per_epoch), state.get("planned_for")
+        if length is None or (before == length and scale == 1):
+            schedule.load_state_dict(state)
+            return
+        groups = schedule.optimizer.param_groups
+        old_rate = groups[0]["lr"]
+        for group, rate in zip(groups, schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects the optimizer to step in between
+            for _ in range(round(state["last_epoch"] * scale)):
+                schedule.step()
+        if before is not None or not math.isclose(groups[0]["lr"], old_rate):  # the first releases do not say
+            rates = f"from here on the learning rate is {groups[0]['lr']:.4g} instead of {old_rate:.4g}"
+            add_log(f"the schedule was planned for a run of another length, now for {length} steps; {rates}", "WARNING")
 
 
 class EMA:

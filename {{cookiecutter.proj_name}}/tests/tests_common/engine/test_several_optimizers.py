@@ -115,6 +115,19 @@ class TestGAN(unittest.TestCase):
             second.run()
             self.assert_equal(whole, second)
 
+    def test_a_schedule_of_the_whole_run_ends_with_it_however_often_its_optimizer_steps(self):
+        class EverySecond(GANIterTrainer):
+            def train_step(self, epoch, iteration, data_dict):
+                output_dict, result_dict = super().train_step(epoch, iteration, data_dict)
+                if self.total_iterations % 2 == 0:
+                    del result_dict["loss"]["generator"]
+                return output_dict, result_dict
+
+        config = make_config(epoch=20, lr_scheduler={"type": "PolynomialLR"})
+        trainer = self.train(config, EverySecond)
+        self.assertEqual([step.steps for step in trainer.steps.values()], [30, 60])
+        self.assertAlmostEqual(trainer.optimizers["generator"].param_groups[0]["lr"], 0.0)
+
     def test_checkpoint_has_each_part_by_name(self):
         state = read_checkpoint(self.train(make_config()).session.folder / "checkpoints" / "final.pt")
         for key in ("model", "optimizer"):

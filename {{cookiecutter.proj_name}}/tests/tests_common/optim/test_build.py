@@ -133,6 +133,11 @@ class TestSchedules(unittest.TestCase):
                 else:
                     self.assertIsInstance(scheduler, cls)
 
+    def test_one_that_ends_before_the_run_is_refused(self):
+        for keys in ({"total_steps": 9}, {"epochs": 3, "steps_per_epoch": 3, "total_steps": 9}):
+            with self.assertRaisesRegex(UserError, "its 9 steps end before the 10 of the run; leave its length out"):
+                self.rates(10, lr_scheduler={"type": "OneCycleLR", "max_lr": 1.0, **keys})
+
     def test_plateau_behind_a_warmup_is_refused(self):
         with self.assertRaisesRegex(UserError, "cannot follow a warm-up"):
             self.rates(1, warmup=2, lr_scheduler={"type": "ReduceLROnPlateau"})
