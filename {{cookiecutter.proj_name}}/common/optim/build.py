@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import CyclicLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
 from common.config.errors import UserError
 from common.config.registry import Registry
@@ -80,11 +80,14 @@ def build_scheduler(
         raise UserError(f"{where}.type: LRScheduler is the base class of schedules, choose one of them")
     if config.warmup and cls is ReduceLROnPlateau:
         raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set warmup to 0")
+    own_rates = {group["lr"] for group in optimizer.param_groups}
     try:
         schedule: Any = SCHEDULER_REGISTRY.build(section, where, optimizer)
+        if len(own_rates) > 1 and cls in (CyclicLR, OneCycleLR) and len({*schedule.get_last_lr()}) == 1:
+            raise ValueError("takes one rate for all parameter groups, and theirs differ; give a list, one for each")
         if isinstance(schedule, OneCycleLR) and schedule.total_steps < left:
-            found = f"its {schedule.total_steps} steps end before the {left} of the run"
-            raise UserError(f"{where}: OneCycleLR: {found}; leave its length out, and it takes the whole run")
+            steps = f"its {schedule.total_steps} steps end before the {left} of the run"
+            raise ValueError(f"{steps}; leave its length out, and it takes the whole run")
         if config.warmup:
             warmup = LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup)
             schedule = SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])

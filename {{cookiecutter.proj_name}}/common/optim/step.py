@@ -151,9 +151,10 @@ class OptimizerStep:
             self.scheduler.step(score)
 
     def log_values(self) -> dict[str, float]:
-        """Return the groups' ``learning_rate``, ``learning_rate_1``, ..., and the ``grad_norm`` before clipping."""
-        groups = self.optimizer.param_groups
-        values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
+        """Return ``learning_rate``, ``learning_rate_1`` if group 1 has its own, and ``grad_norm`` before clipping."""
+        rates = [(float(group["lr"]), group.get("initial_lr")) for group in self.optimizer.param_groups]
+        values = {f"learning_rate_{i}": rate[0] for i, rate in enumerate(rates) if rate != rates[0]}
+        values = {"learning_rate": rates[0][0]} | values
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
     def parts(self) -> dict[str, Any]:

@@ -95,6 +95,18 @@ class TestUpdater(unittest.TestCase):
             self.assertAlmostEqual((before - self.model.weight).norm().item(), 0.1 * limit, places=5)
             self.assertAlmostEqual(updater.log_values()["grad_norm"], 100.0, places=3)
 
+    def test_a_groups_own_rate(self):
+        for own, expected in (({}, {"learning_rate"}), ({"lr": 0.5}, {"learning_rate", "learning_rate_1"})):
+            model = nn.Linear(2, 1)
+            optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias], **own}], lr=0.1)
+            step = OptimizerStep(optimizer, StepLR(optimizer, 1, 0.0), OptimizerConfig(), model)
+            self.assertEqual(step.log_values(), dict(zip(sorted(expected), (0.1, 0.5), strict=False)))
+            step.start_epoch(0)
+            step.backward(model.weight.sum())
+            step.step()
+            step.step_scheduler()
+            self.assertEqual(step.log_values().keys() - {"grad_norm"}, expected)
+
     def test_parts(self):
         self.assertEqual(set(self.make().parts()), {"updater", "optimizer", "scheduler"})
         self.assertEqual(
@@ -108,9 +120,9 @@ SCHEDULES = {
     "LinearLR": {"end_factor": 0.1},
     "ConstantLR": {"factor": 0.5},
     "PolynomialLR": {"power": 2.0},
-    "OneCycleLR": {"max_lr": 0.1},
+    "OneCycleLR": {"max_lr": [0.1, 0.01]},
     "CosineAnnealingWarmRestarts": {"T_0": 4},
-    "CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3},
+    "CyclicLR": {"base_lr": [0.01, 0.001], "max_lr": [0.1, 0.01], "step_size_up": 3},
     "ExponentialLR": {"gamma": 0.9},
     "MultiStepLR": {"milestones": [3, 12]},
     "StepLR": {"step_size": 4},
