@@ -137,8 +137,7 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
         except UserError as error:
             outcome = error
         except OSError as error:
-            where = "; --dir.expr_dir, --dir.eval_dir and --name say where a run writes"
-            outcome = UserError(f"{error.filename or config.name}: {error.strerror}{where}")
+            outcome = UserError(f"{error.filename or config.name}: {error.strerror}")
     outcome = distributed.broadcast(outcome)
     if isinstance(outcome, UserError):
         raise outcome if distributed.get_rank() == 0 else SystemExit(outcome.exit_code)

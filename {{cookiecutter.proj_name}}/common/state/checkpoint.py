@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -200,7 +201,8 @@ def newest_first(folder: Path) -> list[Path]:
         number = save_number(path)
         return number, 0 if number else path.lstat().st_mtime_ns, path.name == "latest.pt"
 
-    return sorted(folder.glob("*.pt"), key=age, reverse=True)
+    names = os.listdir(folder) if folder.is_dir() else []  # unlike glob, it says so if the folder may not be read
+    return sorted((folder / name for name in names if name.endswith(".pt")), key=age, reverse=True)
 
 
 def find_newest(folder: Path) -> Path | None:

@@ -38,7 +38,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
 
     The folder is this process's until ``leave_experiment``, or its end. A run that torchrun or Slurm has restarted
     resumes from its own newest checkpoint, whatever ``resume`` says. Raise a UserError if the name is taken or
-    ``resume`` leads to no checkpoint, and an OSError if the folder cannot be written to.
+    ``resume`` leads to no checkpoint.
     """
     name, restarted = config.name.replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}"), _is_set("RESTART_COUNT")
     folder = Path(config.dir.expr_dir) / name
@@ -65,10 +65,10 @@ def _hold_alone(folder: Path) -> None:
     """Create a folder and hold it by a lock that ends with this process; raise a UserError if another run holds it."""
     global _hold
     leave_experiment()
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "run.lock"
     _hold = FileLock(file, timeout=0.5, fallback_to_soft=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             _hold.acquire()
         except OSError as error:
@@ -79,10 +79,15 @@ def _hold_alone(folder: Path) -> None:
             add_log(f"{folder}: on a file system without locks ({error.strerror}); {left}", "WARNING")
             _hold.acquire()
     except Timeout:
-        holder = file.read_text(encoding="utf-8") or "another run"
+        holder = "another run"
+        with suppress(OSError):  # on Windows nobody can read or write a file that is locked
+            holder = file.read_text(encoding="utf-8") or holder
         way = f"take another --name; if that run has ended all the same, delete {_hold.lock_file}"
         raise UserError(f"{folder} is in use by {holder}: {way}") from None
-    with suppress(OSError):  # on Windows nobody can write to a file that is locked
+    except OSError as error:
+        where = "--name and --dir.expr_dir say where a run writes"
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}; {where}") from None
+    with suppress(OSError):
         file.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
 
 

@@ -268,6 +268,15 @@ class TestFinding(CheckpointTest):
         self.damage("previous.pt")
         self.assertEqual(find_newest(self.folder).name, "epoch_001.pt")
 
+    @unittest.skipUnless(os.geteuid() == 0, "needs a second user")
+    def test_a_folder_that_may_not_be_read(self):
+        self.write("latest.pt", 0, 0)
+        self.folder.chmod(0o711)
+        os.seteuid(65534)
+        self.addCleanup(os.seteuid, 0)
+        with self.assertRaisesRegex(PermissionError, str(self.folder)):
+            find_newest(self.folder)
+
     def test_none_is_good(self):
         self.assertIsNone(find_newest(self.folder))
         for name in ("latest.pt", "previous.pt"):
