@@ -241,8 +241,9 @@ class Plan:
             for _ in range(round(state["last_epoch"] * scale)):
                 schedule.step()
         if before is not None or not math.isclose(groups[0]["lr"], old_rate):  # the first releases do not say
-            rates = f"from here on the learning rate is {groups[0]['lr']:.4g} instead of {old_rate:.4g}"
-            add_log(f"the schedule was planned for a run of another length, now for {length} steps; {rates}", "WARNING")
+            planned = f"was planned for {before or 'another number of'} steps and is planned anew for {length}"
+            rates = f"from here on its rate is {groups[0]['lr']:.4g} instead of {old_rate:.4g}"
+            add_log(f"the learning rate schedule {planned}; {rates}", "WARNING")
 
 
 class EMA:

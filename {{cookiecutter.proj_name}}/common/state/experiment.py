@@ -28,7 +28,9 @@ from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
-_BEFORE_RESULTS = "run.lock train.log cfg_backup.yaml cfg_public.yaml environment.txt job.sh event".split()
+_BEFORE_RESULTS = (
+    "train.log cfg_backup.yaml cfg_public.yaml environment.txt job.sh event run.lock run.lock.soft".split()
+)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _hold: BaseFileLock | None = None  # this process's hold on the folder of its run
 

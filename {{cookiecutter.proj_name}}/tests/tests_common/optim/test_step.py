@@ -179,7 +179,7 @@ class TestLengths(unittest.TestCase):
                         first = self.train(short, done)
                         longer, said = self.resume(short, self.make(section, 16, warmup))
                         torch.testing.assert_close(self.train(longer, 16 - done), whole[done:], rtol=1e-9, atol=1e-12)
-                        self.assertEqual("planned for a run of another length, now for 16" in said, name in LENGTHS)
+                        self.assertEqual("for 10 steps and is planned anew for 16" in said, name in LENGTHS)
                         # In a run of the same length nothing changes, not even a bit.
                         same, said = self.resume(short, self.make(section, 10, warmup))
                         self.assertEqual(
@@ -195,7 +195,7 @@ class TestLengths(unittest.TestCase):
             del short.scheduler.planned_for
             longer, said = self.resume(short, self.make(section, total))
             self.assertEqual(self.train(longer, 4), self.train(self.make(section, total), 10)[6:])
-            self.assertEqual("another length" in said, is_told)
+            self.assertEqual("for another number of steps" in said, is_told)
 
     def test_another_number_of_steps_an_epoch(self):
         short = self.make({"type": "CosineAnnealingLR"}, 20, per_epoch=4)

@@ -124,7 +124,7 @@ class TestHold(OneRunTest):
         self.addCleanup(logger.remove, handler)
         for number in (errno.ENOSYS, errno.ENOLCK):
             with mock.patch("fcntl.flock", side_effect=OSError(number, "no locks")):
-                self.open(resume="auto")
+                self.open()
                 self.assertIn("file system without locks (no locks); if this run is killed", lines[-1])
                 lock = self.root / "run" / "run.lock.soft"
                 leave_experiment()
