@@ -55,7 +55,7 @@ def test_the_rooms_of_an_example():
 def test_packages_are_those_that_the_rooms_need(tmp_path, example, rooms):
     project = bake(tmp_path, example=example, rooms=rooms)
     required = [re.match(r"[\w-]+", line)[0] for line in (project / "requirements.txt").read_text().splitlines()]
-    core = ["torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm"]
+    core = ["torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm", "filelock"]
     assert required == core + (["kornia", "pillow", "torchmetrics", "matplotlib"] if rooms_of(example, rooms) else [])
 
 

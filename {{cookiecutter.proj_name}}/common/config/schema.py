@@ -72,7 +72,8 @@ class OptimizerConfig:
     """Further arguments of the optimizer, such as {betas: [0.9, 0.98]}."""
     lr_scheduler: Section | None = None
     """Schedule: {type: a name in torch.optim.lr_scheduler or a registered one, ...its arguments}. A length left out
-    (T_max, total_iters, total_steps) is the whole run. In epochs (mode epoch) or optimizer steps (mode iter)."""
+    (T_max, total_iters, total_steps) is the whole run, planned anew if a resumed run is longer. In epochs (mode epoch)
+    or optimizer steps (mode iter)."""
     warmup: NonNegative = 0
     """Linear warm-up before the schedule, in the schedule's unit (epochs or optimizer steps). 0: none."""
     warmup_factor: Annotated[float, Limit("a number above 0, up to 1", lambda v: 0 < v <= 1)] = 0.01

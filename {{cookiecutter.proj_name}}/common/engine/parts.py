@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.config.schema import OptimizerConfig
 from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
@@ -34,6 +35,8 @@ def check_registered(trainer: Trainer) -> None:
     for name in trainer.optimizers:
         if name not in models:
             raise UserError(f"{type(trainer).__name__}: optimizer '{name}' has no model, {nearest(name, models)}")
+    if MAIN not in trainer.optimizers:
+        _check_unused(trainer)
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
@@ -47,6 +50,18 @@ def check_registered(trainer: Trainer) -> None:
         raise UserError("trainer.early_stop: needs dataset.val, found none")
     if trainer.val_loader is None and config.checkpoint.best_metric:
         add_log("checkpoint.best_metric selects nothing, since there is no dataset.val", "WARNING")
+
+
+def _check_unused(trainer: Trainer) -> None:
+    """Refuse keys of ``optim`` that no optimizer reads; warn of them where a run goes on that has had them before."""
+    default = OptimizerConfig()
+    unused = [key for key in vars(default) if getattr(trainer.config.optim, key) != getattr(default, key)]
+    if unused:
+        instead = f"set them in {', '.join(f'optim.named.{name}' for name in trainer.optimizers)}"
+        text = f"optim.{', optim.'.join(unused)}: without effect, since each optimizer has a name; {instead}"
+        if trainer.session.checkpoint is None or not trainer.session.goes_on:
+            raise UserError(text)
+        add_log(text, "WARNING")
 
 
 def _check_plateau(trainer: Trainer, scheduler: ReduceLROnPlateau, where: str) -> None:
@@ -101,9 +116,12 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     steps: dict[str, OptimizerStep] = {}
     on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
     precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
+    epochs = trainer.config.progress.epoch
     for name, optimizer in trainer.optimizers.items():
         scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
-        steps[name] = OptimizerStep(optimizer, scheduler, section, model, precision, only, on_skipped, strategy)
+        steps[name] = OptimizerStep(
+            optimizer, scheduler, section, model, precision, only, on_skipped, strategy, trainer.schedule_length, epochs
+        )
     return steps
 
 

@@ -209,7 +209,7 @@ class Trainer(TrainerBase):
         if closes_window:
             step.step((self.epoch, self.iteration))
             torch.clear_autocast_cache()  # which has the old weights
-            if not self.batches.by_epoch:
+            if not (self.batches.by_epoch or step.spans_run):
                 step.step_scheduler()
 
     def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:

@@ -33,6 +33,7 @@ ITEMS = {
 ELSEWHERE = {
     "continuity": "test_resume_check",
     "updater/moved": "test_non_finite",
+    "updater/tried": "test_step",
     "updater/lost_in_a_row": "test_non_finite",
     "selection/metric": "test_best",
     "selection/top": "test_best",
