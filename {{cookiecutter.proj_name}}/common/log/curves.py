@@ -98,6 +98,9 @@ class Curves:
             elif path.exists() and path.stat().st_size > size:
                 os.truncate(path, size)
         second, fraction = divmod(time.time_ns(), 10**9)
+        # TensorBoard reads the files in the order of their names, which a clock that was set back must not change.
+        seconds = (int(old.split(".")[3]) for old in self._sizes if old.startswith("event/"))
+        second = max(second, 1 + max(seconds, default=0))
         name = f"event/events.out.tfevents.{second}.{fraction:09}.{socket.gethostname()}"
         self._files = {key: _GrowingFile(self._folder / key) for key in (_JSON, name)}
         self._events = RecordWriter(self._files[name])
