@@ -29,9 +29,8 @@ from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
-_BEFORE_RESULTS = (
-    "train.log cfg_backup.yaml cfg_public.yaml environment.txt job.sh event run.lock run.lock.soft".split()
-)
+_LOCKS = {"run.lock", "run.lock.soft"}
+_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"} | _LOCKS
 _CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _hold: BaseFileLock | None = None  # this process's hold on the folder of its run
@@ -60,7 +59,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     if auto:
         return folder, find_newest(folder / "checkpoints") or checkpoint
     # What a run leaves that failed before its first result may be written over.
-    if {path.name for path in folder.iterdir() if path.is_dir() or path.lstat().st_size > 0} - set(_BEFORE_RESULTS):
+    if {path.name for path in folder.iterdir() if path.is_dir() or path.lstat().st_size > 0} - _BEFORE_RESULTS:
         ways = f"go on with it by --resume {folder}, take another --name, or put {{time}} into the name"
         raise UserError(f"{folder} exists and is not overwritten: {ways}")
     return folder, checkpoint
