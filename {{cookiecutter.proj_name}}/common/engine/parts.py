@@ -133,13 +133,8 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}
-    parts |= {
-        "trainer": trainer,
-        "meters": trainer.meters,
-        "selection": Trackers(trainer.trackers),
-        "monitor": trainer.curves,
-    }
-    parts["random"] = RandomState()
+    parts |= {"trainer": trainer, "meters": trainer.meters, "selection": Trackers(trainer.trackers)}
+    parts |= {"monitor": trainer.curves, "random": RandomState()}
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
     return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy)
 

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "updater/lost_in_a_row": "test_non_finite",
     "selection/metric": "test_best",
     "selection/top": "test_best",
+    "selection/others": "test_trainer",
     "trainer/drop": "test_trainer",
     "monitor/step": "test_curves",
 }
