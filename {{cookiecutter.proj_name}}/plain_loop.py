@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
     import common
-    from common.data.batches import on_device, open_pass
+    from common.data.loader import on_device, open_pass
     from common.engine.agenda import Counters
-    from common.engine.evaluate import evaluate, evaluating
+    from common.engine.base_trainer import evaluate, evaluating
     from common.log.curves import Curves
     from common.log.metric import Meters
     from common.optim.step import OptimizerStep
     from common.run.seed import RandomState
     from common.state.checkpoint import Checkpointer
-    from common.state.weights import load_matching, read_weights
+    from common.state.file import load_matching, read_weights
 
     for key, known in {"mode": "epoch", "accumulate": 1, "precision": "fp32", "compile": False}.items():
         if (found := getattr(config.trainer, key)) != known:
