@@ -85,15 +85,19 @@ def flush_folder(folder: Path) -> None:
 
 
 def read_format(path: Path) -> int | None:
-    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive."""
+    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive.
+
+    One of another format is read whole: None if it is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             label = re.match(rb"checkpoint (\d+) ", archive.comment)
+            found = int(label[1]) if label else 0
+            return None if found != FORMAT and archive.testzip() else found
     except OSError:
         raise
     except Exception:  # zipfile raises a dozen types, which all mean this
         return None
-    return int(label[1]) if label else 0
 
 
 def find_fault(path: Path, for_weights: bool = False) -> str | None:
@@ -103,14 +107,11 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
     """
     try:
         found = read_format(path)
-        if for_weights and found not in (None, FORMAT):
-            with zipfile.ZipFile(path) as archive:
-                return "it is damaged" if archive.testzip() else None
-        fault = _check_digest(path)
-        if fault and found not in (None, FORMAT):
+        if found not in (None, FORMAT):
             kind = " (no digest: of another program, or of an engine before its first release)" if found == 0 else ""
             hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
-            return f"it has format {found}{kind}, {hint}"
+            return None if for_weights else f"it has format {found}{kind}, {hint}"
+        fault = _check_digest(path)
         if fault or not is_sharded(path):
             return fault
     except OSError as error:
@@ -176,11 +177,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     found = read_format(path)
     if found is None:
         raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6")
-    if found == FORMAT:
-        return read_checkpoint(path)
-    if fault := find_fault(path, for_weights=True):
-        raise UserError(f"{path}: no checkpoint: {fault}")
-    return _load(path)
+    return read_checkpoint(path) if found == FORMAT else _load(path)
 
 
 def _check_exists(path: Path) -> None:
