@@ -81,7 +81,7 @@ def build_loss(section: Section) -> LossSet:
         keys = _copy(keys, where)
         weights[name] = check_value(float, keys.pop("weight", 1.0), f"{where}.weight")
         if "input_name" in keys:
-            input_names[name] = keys.pop("input_name")
+            input_names[name] = check_value(list[str], keys.pop("input_name"), f"{where}.input_name")
         terms[name] = LOSS_REGISTRY.build(keys, where)
     return LossSet(terms, weights, input_names)
 

@@ -46,12 +46,12 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
         can_be_fused &= parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda", "mps")
     try:
         if can_be_fused:
-            with suppress(RuntimeError):  # this optimizer has no fused form on this device
+            with suppress(UserError):  # this optimizer has no fused form on this device; other mistakes show below
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
         if is_mixed and "foreach" in accepted:
             section.setdefault("foreach", False)
         return OPTIMIZER_REGISTRY.build(section, where, groups)
-    except (TypeError, RuntimeError) as error:
+    except TypeError as error:
         raise UserError(f"{where}: {config.type}: {error}") from error
 
 

@@ -31,7 +31,7 @@ from common.state.checkpoint import find_checkpoint, find_newest
 
 _LOCKS = {"run.lock", "run.lock.soft"}
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"} | _LOCKS
-_CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
+_CODE = (".py", ".cpp", ".cu", ".cuh", ".h")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _hold: BaseFileLock | None = None  # this process's hold on the folder of its run
 
@@ -165,14 +165,22 @@ def describe_environment(device: torch.device) -> str:
 
 
 def _uncommitted_changes() -> str:
-    """Return the changes to the repository, those of code first, without any secrets."""
-    code = hide_in_code(_git("diff", "HEAD", "--", *(f":(top){names}" for names in _CODE)))
-    # Whole files, so that a key that is not itself near a change is seen, too.
-    others = _git("diff", "-U999999", "HEAD", "--", ":(top)", *(f":(top,exclude){names}" for names in _CODE))
-    files = [text for text in re.split(r"(?m)^(?=diff --git )", others) if text]
-    left_out = "left out, since this file seems to hold a secret"
-    shown = [f"{text.splitlines()[0]}\n{left_out}\n" if has_secrets(text) else text for text in files]
-    return "\n".join(filter(None, [code, "".join(shown)]))
+    """Return the changes to the repository, without secrets."""
+    whole, shown = _changes("-U999999"), []  # in which a key that is not itself near a change is seen, too
+    for header, text in _changes().items():
+        if header.endswith(_CODE):
+            shown.append(hide_in_code(text))
+        elif header in whole and not has_secrets(whole[header]):
+            shown.append(text)
+        else:
+            shown.append(f"{header}\nleft out, since this file seems to hold a secret\n")
+    return "".join(shown)
+
+
+def _changes(*options: str) -> dict[str, str]:
+    """Return the uncommitted changes of each file by their first line."""
+    files = re.split(r"(?m)^(?=diff --git )", _git("diff", *options, "HEAD"))
+    return {text.splitlines()[0]: text for text in files if text}
 
 
 def describe_device(device: torch.device) -> str:

@@ -87,15 +87,19 @@ def flush_folder(folder: Path) -> None:
 
 
 def read_format(path: Path) -> int | None:
-    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive."""
+    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive.
+
+    One of another format is read whole: None if it is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             label = re.match(rb"checkpoint (\d+) ", archive.comment)
+            found = int(label[1]) if label else 0
+            return None if found != FORMAT and archive.testzip() else found
     except OSError:
         raise
     except Exception:  # zipfile raises a dozen types, which all mean this
         return None
-    return int(label[1]) if label else 0
 
 
 def find_fault(path: Path, for_weights: bool = False) -> str | None:
@@ -106,15 +110,12 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
     digest = hashlib.sha256()
     try:
         version = read_format(path)
-        if for_weights and version not in (None, FORMAT):
-            with zipfile.ZipFile(path) as archive:
-                return "it is damaged" if archive.testzip() else None
+        if version not in (None, FORMAT):
+            kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
+            hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
+            return None if for_weights else f"it has format {version}{kind}, {hint}"
         with path.open("rb") as file:
             end = _read_end(file)
-            if end is None and version not in (None, FORMAT):
-                kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
-                hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
-                return f"it has format {version}{kind}, {hint}"
             if end is None:
                 return "it does not end in the digest of a checkpoint: cut short or foreign"
             remaining = file.seek(0, os.SEEK_END) - len(end[0])
@@ -190,11 +191,7 @@ def read_plain(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no checkpoint: it cannot be read: {error.strerror}") from error
     if found is None:
         raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6")
-    if found == FORMAT:
-        return read_checkpoint(path)
-    if fault := find_fault(path, for_weights=True):
-        raise UserError(f"{path}: no checkpoint: {fault}")
-    return _load(path)
+    return read_checkpoint(path) if found == FORMAT else _load(path)
 
 
 def _check_exists(path: Path) -> None:

@@ -98,6 +98,12 @@ class TestTerms(unittest.TestCase):
             (build_loss, {}, "loss: expected at least one term"),
             (build_loss, {"ce": 1}, "loss.ce: expected a section with a 'type', found 1"),
             (build_loss, {"ce": {"type": "L1Loss", "weight": "big"}}, "loss.ce.weight: expected a number, found 'big'"),
+            (
+                build_loss,
+                {"ce": {"type": "L1Loss", "input_name": "y"}},
+                "loss.ce.input_name: expected a list of names, ",
+            ),
+            (build_loss, {"ce": {"type": "L1Loss", "input_name": [1, 2]}}, r"input_name: expected .*, found \[1, 2\]"),
             (build_loss, {"ce": {"type": "L2Loss"}}, "loss.ce.type: unknown loss 'L2Loss', did you mean 'L1Loss'"),
             (build_metric, {"acc": {"type": "Acc"}}, "metric.acc.type: unknown metric 'Acc'"),
             (build_model, {"sizes": [1, 2]}, "model: expected a section with a 'type'"),
