@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
-from common.data.loader import TrainingBatches, find_sizes_at, on_device
+from common.data.batches import TrainingBatches
+from common.data.loader import find_sizes_at, length_of, on_device
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
 from common.log import activations
@@ -247,7 +248,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     def run_validation(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
-        if not self.val_loader:  # none, or an empty one
+        if self.val_loader is None or length_of(self.val_loader) == 0:
             return
         best, agenda, total = self.best, self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.data.batches import find_doubt
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather, get_data_size, get_world_size
@@ -36,6 +37,9 @@ def check_registered(trainer: Trainer) -> None:
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
+    if doubt := find_doubt(trainer.train_loader):
+        ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
+        add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
     counts = gather(trainer.iterations_per_epoch)
     if len(set(counts)) > 1:
         found = ", ".join(map(str, counts))

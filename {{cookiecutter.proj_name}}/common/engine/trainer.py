@@ -260,12 +260,15 @@ class Trainer(TrainerBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""
-        return self.counters.state_dict() | self.agenda.state_dict()
+        state = self.counters.state_dict() | self.agenda.state_dict()
+        return state | {"loader": self.batches.foreign.state_dict()} if self.batches.foreign else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from ``state_dict``."""
         self.counters.load_state_dict(state)
         self.agenda.load_state_dict(state)
+        if self.batches.foreign:
+            self.batches.foreign.load_state_dict(state.get("loader", {}))
 
 
 class EpochBasedTrainer(Trainer):

@@ -31,7 +31,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
 
     from common.config.build import build_loader
     from common.config.lookup import class_numbers
-    from common.data.loader import open_pass
+    from common.data.batches import open_pass
 
     room = open_room("vision.pictures", "show_batch")
     torch.manual_seed(config.trainer.seed)
