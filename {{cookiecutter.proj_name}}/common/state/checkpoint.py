@@ -176,15 +176,15 @@ def find_newest(folder: Path) -> Path | None:
     raise UserError(f"{text}; nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str) -> Path:
-    """Return the file that ``resume`` means: itself, or the newest good one of an experiment or a checkpoints folder.
+def find_checkpoint(given: str, flag: str = "--resume") -> Path:
+    """Return the file that a flag means: itself, or the newest good one of an experiment or a checkpoints folder.
 
     Raise a UserError if a folder has no checkpoint, or only damaged ones.
     """
-    path = Path(resume)
+    path = Path(given)
     if not path.is_dir():
         return path
     newest = find_newest(path) or find_newest(path / "checkpoints")
     if newest is None:
-        raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
+        raise UserError(f"{flag} {given}: found no checkpoint in it or in its checkpoints/")
     return newest

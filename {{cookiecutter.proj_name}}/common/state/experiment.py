@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -53,11 +54,21 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
 
 
 def open_results(config: Config) -> tuple[Path, Path]:
-    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
+    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate.
+
+    Raise a UserError if the folder holds results already: those of another checkpoint would mix with the new ones.
+    """
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
-    return _create(Path(folder)), find_checkpoint(config.model_pt)
+    checkpoint = find_checkpoint(config.model_pt, "--model_pt")
+    parent = checkpoint.absolute().parent
+    run = parent.parent if parent.name == "checkpoints" else parent
+    names = {"name": config.name, "time": _now(), "run": run.name, "checkpoint": checkpoint.stem}
+    folder = Path(re.sub(r"\{(name|time|run|checkpoint)\}", lambda match: names[match[1]], config.dir.eval_dir))
+    if folder.is_dir() and any(path.name != "eval.log" for path in folder.iterdir()):
+        ways = "take another --dir.eval_dir, put {time} into it, or remove that folder"
+        raise UserError(f"{folder} holds results and is not overwritten: {ways}")
+    return _create(folder), checkpoint
 
 
 @master_only
