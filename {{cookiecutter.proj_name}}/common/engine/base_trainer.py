@@ -59,7 +59,13 @@ def evaluate(
         data_dict = transform(data_dict) if transform else data_dict
         output_dict, results = step(iteration, data_dict, size)
         if size:
-            metric.update(output_dict, data_dict)
+            try:
+                metric.update(output_dict, data_dict)
+            except KeyError as error:
+                if error.args[0] in (found := {**data_dict, **output_dict}):
+                    raise
+                hint = "a set without labels is evaluated without metrics, by --metric {}"
+                raise UserError(f"metric: found no {error} in a batch, but {', '.join(found)}; {hint}") from error
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
         if activations.tensors:
