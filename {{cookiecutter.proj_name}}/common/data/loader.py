@@ -121,6 +121,11 @@ def stop_workers(loader: Any) -> None:
         loader._iterator = None
 
 
+def batch_size_of(loader: Any) -> int:
+    """Return the samples per batch on one rank; 1 for a loader that does not tell."""
+    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+
+
 def length_of(loader: Any) -> int | None:
     """Return the number of batches in a pass over any loader, or None if it does not know."""
     try:

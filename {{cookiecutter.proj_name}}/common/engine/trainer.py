@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
+import torch
+
 from common.config.errors import UserError, nearest
 from common.config.rooms import open_room
 from common.data.loader import stop_workers
@@ -97,6 +99,8 @@ class Trainer(TrainerBase):
         self.stop.start(counters.total_iterations)
         if progress.init_eval and counters.total_iterations == 0:
             self.agenda.add("evaluate")
+        elif progress.init_eval:
+            add_log("progress.init_eval: this run has begun already, so there is no evaluation before it")
         self._run_due_tasks()
         while counters.epoch < progress.epoch and not self.best.should_stop:
             self._train_epoch(counters.epoch)
@@ -150,7 +154,7 @@ class Trainer(TrainerBase):
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
             self.inspector.after_forward()
-        self._backward(result_dict, weight, closes_window)
+        result_dict = self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
         self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
@@ -175,27 +179,35 @@ class Trainer(TrainerBase):
         if activations.tensors:
             activations.clear()
 
-    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
-        """Differentiate the loss, or with several optimizers each one's own."""
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> dict:
+        """Differentiate the loss, or with several optimizers each one's own, and return the results with each."""
         if "loss" not in result_dict:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
         losses = result_dict["loss"]
         if isinstance(losses, dict):
-            result_dict |= {part_name("loss", name): loss for name, loss in losses.items()}
+            named = {part_name("loss", name): loss for name, loss in losses.items()}
+            _refuse_shared(result_dict.keys() & named.keys() - {"loss"}, "an optimizer's loss")
+            result_dict = result_dict | named
         else:
             losses = {MAIN: losses}
         last = len(losses) - 1
         for i, (name, loss) in enumerate(losses.items()):
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise UserError(f"train_step: 'loss' must be a tensor of one element, found {found}")
             if name not in self.steps:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
             self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
+        return result_dict
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
-        values = self.meters.flush()
+        values, own = self.meters.flush(), self.progress.measure(self.total_iterations)
+        settings: dict[str, float] = {}
         for name, step in self.steps.items():
-            values |= {part_name(key, name): value for key, value in step.log_values().items()}
-        pace = self.progress.measure(self.total_iterations)
-        self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
+            settings |= {part_name(key, name): value for key, value in step.log_values().items()}
+        _refuse_shared(values.keys() & (settings | own).keys(), "a value that the engine logs")
+        values |= settings
+        self.curves.add_scalars("train", values | own, epoch, self.total_iterations)
         place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", parts.format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
         self.progress.show(text)
@@ -269,6 +281,12 @@ class Trainer(TrainerBase):
         self.agenda.load_state_dict(state)
         if self.batches.foreign:
             self.batches.foreign.load_state_dict(state.get("loader", {}))
+
+
+def _refuse_shared(names: set[str], other: str) -> None:
+    """Raise a UserError for a result of a step with a name that stands for something else."""
+    if names:
+        raise UserError(f"train_step: its result '{min(names)}' has the name of {other}; choose another")
 
 
 class EpochBasedTrainer(Trainer):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.config.errors import UserError
 from common.run.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
 Scalar = float | torch.Tensor
@@ -72,6 +73,9 @@ class Meters:
         """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
+            shapes = {tuple(v.shape) for v in values if isinstance(v, torch.Tensor) and v.numel() != 1}
+            if shapes:
+                raise UserError(f"a step's result '{name}': expected a single value, found one of shape {min(shapes)}")
             if all(value.is_cpu for value in values if isinstance(value, torch.Tensor)):
                 values = [value.item() if isinstance(value, torch.Tensor) else value for value in values]
             else:
