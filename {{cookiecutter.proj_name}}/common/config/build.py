@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from common.config.errors import UserError
 from common.config.load import check_value
@@ -40,6 +40,9 @@ def build_loader(
     transforms = _take_pipeline(section, "transforms", where)
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
+    if isinstance(dataset, IterableDataset):
+        hint = "a stream needs a loader of your own, registered in custom/trainer.py"
+        raise UserError(f"{where}.type: expected a map-style data set, found {section['type']}, a stream; {hint}")
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
     rate = options.pop("sample_rate", None)

@@ -118,8 +118,8 @@ class DirConfig:
     """Folder of all experiments; a run writes to <expr_dir>/<name>."""
     data_dir: PathText = "data"
     """Root folder of all data sets."""
-    eval_dir: PathText = "results/{name}"
-    """Where evaluate.py writes; {name} and {time} are filled in."""
+    eval_dir: PathText = "results/{run}/{checkpoint}"
+    """Where evaluate.py writes, never over other results; {run}, {checkpoint}, {name} and {time} are filled in."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class ProgressConfig:
     epoch_eval: NonNegative = 0
     """Evaluate on dataset.eval every so many epochs."""
     init_eval: bool = False
-    """Evaluate once before training."""
+    """Evaluate once before training, not again when a run resumes."""
     max_samples_eval: Positive | None = None
     """Evaluate on at most so many samples during training. null: all."""
     save_progress: bool = False

@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
 from common.config.schema import OptimizerConfig
+from common.data.batches import find_doubt
+from common.data.loader import batch_size_of
 from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
@@ -40,6 +42,11 @@ def check_registered(trainer: Trainer) -> None:
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
+    if doubt := find_doubt(trainer.train_loader):
+        ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
+        add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
+    for name in config.metric.keys() & {*config.loss, "loss"}:
+        raise UserError(f"metric.{name}: the loss or a term of it has this name, choose another")
     counts = gather(trainer.iterations_per_epoch)
     if len(set(counts)) > 1:
         found = ", ".join(map(str, counts))
@@ -146,7 +153,7 @@ def start_banner(trainer: Trainer) -> None:
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     loader, name, parts = trainer.train_loader, trainer.session.strategy.name, get_data_size()
-    batch = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+    batch = batch_size_of(loader)
     strategy = "" if name == "none" else f" ({name})"
     mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
     precision = config.precision + mode + ", channels last" * config.channels_last

@@ -232,14 +232,14 @@ def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
     raise UserError(f"{text} ({paths[-1].name}: {fault}); nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str, for_weights: bool = False) -> Path:
-    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none.
+def find_checkpoint(given: str, flag: str = "--resume", for_weights: bool = False) -> Path:
+    """Return what a flag gives if it is a file, else the newest good one in it or its ``checkpoints``, or a UserError.
 
     ``for_weights`` accepts other formats.
     """
-    path, newest = Path(resume), Path(resume)
+    path, newest = Path(given), Path(given)
     if path.is_dir():
         newest = find_newest(path, for_weights) or find_newest(path / "checkpoints", for_weights)
     if newest is None:
-        raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
+        raise UserError(f"{flag} {given}: found no checkpoint in it or in its checkpoints/")
     return newest

@@ -49,7 +49,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
     given, fine_tunes = config.resume not in (None, "auto"), config.progress.start_epoch == 0
-    checkpoint = find_checkpoint(str(config.resume), fine_tunes) if given else None
+    checkpoint = find_checkpoint(str(config.resume), for_weights=fine_tunes) if given else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
@@ -102,12 +102,23 @@ def leave_experiment() -> None:
 
 
 def open_results(config: Config) -> tuple[Path, Path]:
-    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
+    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate.
+
+    Raise a UserError if the folder holds results already: those of another checkpoint would mix with the new ones.
+    """
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder), find_checkpoint(config.model_pt, for_weights=True)
+    checkpoint = find_checkpoint(config.model_pt, "--model_pt", for_weights=True)
+    parent = checkpoint.absolute().parent
+    run = parent.parent if parent.name == "checkpoints" else parent
+    time = f"{datetime.now():%Y%m%d-%H%M%S}"
+    names = {"name": config.name, "time": time, "run": run.name, "checkpoint": checkpoint.stem}
+    folder = Path(re.sub(r"\{(name|time|run|checkpoint)\}", lambda match: names[match[1]], config.dir.eval_dir))
+    if folder.is_dir() and any(path.name != "eval.log" for path in folder.iterdir()):
+        ways = "take another --dir.eval_dir, put {time} into it, or remove that folder"
+        raise UserError(f"{folder} holds results and is not overwritten: {ways}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, checkpoint
 
 
 @master_only

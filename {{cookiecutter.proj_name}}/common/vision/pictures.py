@@ -196,6 +196,8 @@ class SamplePage:
 
 def _describe(row: dict[str, Any]) -> tuple[str, str]:
     """Return the group and the title of a sample."""
+    if "guess" in row and "label" not in row:
+        return "", f"{row['guess']}"
     if "guess" in row:
         is_right = row["guess"] == row["label"]
         return ("right", f"{row['guess']}") if is_right else ("wrong", f"{row['guess']}, is {row['label']}")

@@ -69,6 +69,17 @@ def make_config(accumulate=1, batch_size=16, epoch=2, **changes):
     return toy.make_config({"accumulate": accumulate}, optim, {"epoch": epoch}, batch_size=batch_size)
 
 
+class TestNames(unittest.TestCase):
+    def test_a_result_with_the_name_of_an_optimizers_loss(self):
+        class Named(GANEpochTrainer):
+            def train_step(self, *arguments):
+                output_dict, result_dict = super().train_step(*arguments)
+                return output_dict, {**result_dict, "loss.generator": 0.0}
+
+        with self.assertRaisesRegex(UserError, "its result 'loss.generator' has the name of an optimizer's loss"):
+            Named(make_config(), toy.make_session(self)).run()
+
+
 class TestGAN(unittest.TestCase):
     """Two optimizers, each with its own loss, schedule, clipping and average."""
 
