@@ -138,8 +138,11 @@ class OptimizerStep:
                 self.ema.updates -= 1
             self._count(moved, place, losses)
         if self._schedule_is_due:
-            if self._schedule is not None and (self._moved or (self.spans_run and not self._tried)):
+            if self._schedule is not None and self._moved:
                 self._schedule.step()
+            elif self._schedule is not None and self.spans_run and not self._tried:
+                with warnings.catch_warnings(action="ignore"):  # torch expects the optimizer to have stepped
+                    self._schedule.step()
             self._moved = self._tried = self._schedule_is_due = False
 
     def step_scheduler(self) -> None:
@@ -267,8 +270,7 @@ class Plan:
             ratio = group["initial_lr"] / self._initial[i]  # another learning rate is taken over afterwards
             group["lr"] = rate * ratio
             scale_rates(schedule, i, ratio)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch expects the optimizer to step in between
+        with warnings.catch_warnings(action="ignore"):  # torch expects the optimizer to step in between
             for _ in range(round(state["last_epoch"] * scale)):
                 schedule.step()
         if before is not None or not math.isclose(groups[0]["lr"], old_rate):  # the first releases do not say

@@ -1,6 +1,7 @@
 """Several models and optimizers by name: a small GAN."""
 
 import unittest
+import warnings
 from dataclasses import replace
 
 import torch
@@ -137,7 +138,9 @@ class TestGAN(unittest.TestCase):
                 return output_dict, result_dict
 
         config = make_config(epoch=20, lr_scheduler={"type": "PolynomialLR"})
-        trainer = self.train(config, EverySecond)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Detected call of")
+            trainer = self.train(config, EverySecond)
         self.assertEqual([step.steps for step in trainer.steps.values()], [30, 60])
         self.assertAlmostEqual(trainer.optimizers["generator"].param_groups[0]["lr"], 0.0)
 
