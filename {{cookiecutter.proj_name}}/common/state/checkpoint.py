@@ -207,15 +207,13 @@ class HostCopy:
 def newest_first(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the last saved first; of several names of one file, ``latest.pt``.
 
-    The files themselves say in which order they were saved; those of the first releases do not, and their times count.
+    The files themselves say in which order they were saved; of the first releases' files, which do not, ``latest.pt``
+    comes first, and then their times count.
     """
-
-    def age(path: Path) -> tuple[int, int, bool]:
-        number = save_number(path)
-        return number, 0 if number else path.lstat().st_mtime_ns, path.name == "latest.pt"
-
     names = os.listdir(folder) if folder.is_dir() else []  # unlike glob, it says so if the folder may not be read
-    return sorted((folder / name for name in names if name.endswith(".pt")), key=age, reverse=True)
+    paths = [folder / name for name in names if name.endswith(".pt")]
+    order = {path: (save_number(path), path.name == "latest.pt", path.lstat().st_mtime_ns) for path in paths}
+    return sorted(paths, key=order.__getitem__, reverse=True)
 
 
 def find_newest(folder: Path, for_weights: bool = False) -> Path | None:

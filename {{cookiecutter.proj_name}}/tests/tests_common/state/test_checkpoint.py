@@ -262,7 +262,9 @@ class TestFinding(CheckpointTest):
     def test_the_newest_good_one(self):
         for when, name in enumerate(("epoch_001.pt", "previous.pt", "latest.pt")):
             self.write(name, when, when)
+        os.utime(self.folder / "epoch_001.pt", ns=(9, 9))  # as after a copy
         self.assertEqual(find_newest(self.folder).name, "latest.pt")
+        os.utime(self.folder / "epoch_001.pt", ns=(0, 0))
         self.damage("latest.pt")
         self.assertEqual(find_newest(self.folder).name, "previous.pt")
         self.damage("previous.pt")

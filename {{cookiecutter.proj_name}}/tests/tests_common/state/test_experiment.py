@@ -98,7 +98,7 @@ class TestOpen(ExperimentTest):
                 latest = self.make(name + "x")
                 self.assertEqual(self.open(name=name + "x", resume=str(other), start_epoch=0)[1], latest)
                 newer = other.with_name("epoch_002.pt")
-                write_durably({"newer": True}, newer)
+                write_durably({"newer": True}, newer, 1)
                 self.assertEqual(self.open(name=name, resume=str(other)), (self.root / "old", newer))
                 newer.unlink()
             with mock.patch.dict(os.environ, {name: "0"}), self.assertRaises(UserError):
