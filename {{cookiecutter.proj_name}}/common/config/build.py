@@ -86,6 +86,10 @@ def build_loss(section: Section) -> LossSet:
         if "input_name" in keys:
             input_names[name] = check_value(list[str], keys.pop("input_name"), f"{where}.input_name")
         terms[name] = LOSS_REGISTRY.build(keys, where)
+        if name not in input_names and type(terms[name]).__module__.startswith("torch."):
+            raise UserError(
+                f"{where}: {keys['type']} needs input_name, the tensors to compare, such as [logits, label]"
+            )
     return LossSet(terms, weights, input_names)
 
 

@@ -125,8 +125,9 @@ def _check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, A
         signature.bind(*args, **kwargs)
         for name, parameter in signature.parameters.items():
             fitting = _PLAIN.get(parameter.annotation) if isinstance(parameter.annotation, type) else None
-            if fitting and name in kwargs and type(kwargs[name]) not in fitting:
-                raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {kwargs[name]!r}")
+            value = kwargs.get(name)
+            if fitting and name in kwargs and (type(value) not in fitting or value != value):  # NaN is no number
+                raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {value!r}")
     except TypeError as error:
         shown = ", ".join(str(parameter) for parameter in list(signature.parameters.values())[len(args) :])
         raise UserError(f"{where}: {error}; the signature is {cls.__name__}({shown})") from None

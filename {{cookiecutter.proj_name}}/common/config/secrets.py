@@ -40,11 +40,7 @@ def redact(value: Any, key: str = "", mask: Callable[[Any], str] = lambda secret
 def digest(secret: Any) -> str:
     """Return what tells a secret from most others without giving it away: 16 bits of its hash."""
     text = str(secret)
-    return (
-        text
-        if text.startswith(HIDDEN)
-        else f"{HIDDEN} {sha256(text.encode(errors='backslashreplace')).hexdigest()[:4]}"
-    )
+    return text if text.startswith(HIDDEN) else f"{HIDDEN} {sha256(ascii(text).encode()).hexdigest()[:4]}"
 
 
 def find_secrets(value: Any) -> set[str]:

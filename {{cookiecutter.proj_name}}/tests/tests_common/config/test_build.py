@@ -121,6 +121,7 @@ class TestTerms(unittest.TestCase):
                 "loss.ce.input_name: expected a list of names, ",
             ),
             (build_loss, {"ce": {"type": "L1Loss", "input_name": [1, 2]}}, r"input_name: expected .*, found \[1, 2\]"),
+            (build_loss, {"ce": {"type": "L1Loss"}}, "loss.ce: L1Loss needs input_name, .*such as .logits, label."),
             (build_loss, {"ce": {"type": "L2Loss"}}, "loss.ce.type: unknown loss 'L2Loss', did you mean 'L1Loss'"),
             (build_metric, {"acc": {"type": "Acc"}}, "metric.acc.type: unknown metric 'Acc'"),
             (build_model, {"sizes": [1, 2]}, "model: expected a section with a 'type'"),

@@ -51,6 +51,7 @@ class TestRegistry(unittest.TestCase):
             ({"type": "Net", "width": "3"}, "'width' must be of type int, found '3'"),
             ({"type": "Net", "width": True}, "'width' must be of type int, found True"),
             ({"type": "Net", "rate": "fast"}, "'rate' must be of type float, found 'fast'"),
+            ({"type": "Net", "rate": float("nan")}, "'rate' must be of type float, found nan"),
             ({"type": "Net", "name": 3}, "'name' must be of type str, found 3"),
             ({"type": "Net", "deep": 1}, "'deep' must be of type bool, found 1"),
             ({"type": "Net", "width": 0}, "model: Net: width must be positive"),
