@@ -112,10 +112,10 @@ def find_doubt(loader: Any) -> str | None:
     draws = worker > 0 and bool(generators_of(dataset))
     if _has_state(loader):
         return f"the state of {name} may lack the random numbers of its workers" if draws else None
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        return f"{name} has no state_dict"
     if isinstance(dataset, IterableDataset):
         return f"{type(dataset).__name__} is read anew up to the place of the cut, and may then give other samples"
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+        return f"{name} has no state_dict"
     for sampler in (loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None), loader.sampler):
         known = type(sampler).__module__.startswith("torch.utils.data") or hasattr(sampler, "set_epoch")
         if sampler is not None and not known:
@@ -126,7 +126,10 @@ def find_doubt(loader: Any) -> str | None:
 
 
 def _has_state(loader: Any) -> bool:
-    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+    """Return whether a loader goes on from its own state: not over a stream without one, which it would miscount."""
+    dataset = getattr(loader, "dataset", None)
+    parts = [loader, dataset] if isinstance(dataset, IterableDataset) else [loader]
+    return all(hasattr(part, name) for part in parts for name in ("state_dict", "load_state_dict"))
 
 
 def _find_generators(loader: Any) -> list[Any]:

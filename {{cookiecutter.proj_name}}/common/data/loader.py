@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -32,6 +33,7 @@ class Loader(DataLoader):
 
     dataset: Any
     batch_sampler: Any
+    running_pass: Callable[[], Any]
     transform_batch: Callable[[dict], dict] | None = None
 
     def __iter__(self) -> Any:
@@ -41,6 +43,7 @@ class Loader(DataLoader):
             let_threads_rest()
         batches = super().__iter__()
         ignore_child_exits()
+        self.running_pass = weakref.ref(batches)
         return batches
 
 
@@ -90,6 +93,7 @@ def start_pass(loader: Any) -> Iterator[dict]:
     let_threads_rest()
     batches = iter(loader)
     ignore_child_exits()
+    loader.running_pass = weakref.ref(batches)
     return batches
 
 
@@ -115,12 +119,12 @@ def _hand_over(tensor: torch.Tensor) -> tuple[Callable, tuple]:
 
 
 def stop_workers(loader: Any) -> None:
-    """End the persistent workers of a loader, which otherwise live until Python collects the loader."""
-    shut_down = getattr(getattr(loader, "_iterator", None), "_shutdown_workers", None)
-    if shut_down:
-        with suppress(RuntimeError):  # one of them has died already
-            shut_down()
-        loader._iterator = None
+    """End a loader's workers, which otherwise live until Python collects it, or hinder its end."""
+    for batches in (getattr(loader, "_iterator", None), getattr(loader, "running_pass", lambda: None)()):
+        if hasattr(batches, "_shutdown_workers"):
+            with suppress(RuntimeError):  # one of them has died already
+                batches._shutdown_workers()
+            loader._iterator = None
 
 
 def batch_size_of(loader: Any) -> int:
