@@ -98,7 +98,7 @@ class TestItems(test_cuts.TestCutsBase):
         seed_everything(1)
         fresh = rich.TRAINERS[set_up["mode"]](rich.make_config(**set_up), toy.make_session(self))
         fresh.prepare()
-        initial = {name: copy.deepcopy(part.state_dict()) for name, part in fresh.checkpointer._parts.items()}
+        initial = {name: copy.deepcopy(part.state_dict()) for name, part in fresh.checkpointer.parts.items()}
         return initial, read_checkpoint(find_checkpoint(str(self.root / f"cut {key}"))), whole
 
     def go_on(self, set_up, state, whole, name):
@@ -117,5 +117,5 @@ class TestPartsAreLoadedInOrder(unittest.TestCase):
     def test_the_config_comes_first(self):
         trainer = rich.RichEpochTrainer(rich.make_config(), toy.make_session(self))
         trainer.prepare()
-        self.assertEqual(next(iter(trainer.checkpointer._parts)), "continuity")
+        self.assertEqual(next(iter(trainer.checkpointer.parts)), "continuity")
         self.assertIsInstance(trainer.checkpointer, Checkpointer)
