@@ -20,7 +20,7 @@ from common.log.best import BestTracker
 from common.log.metric import Meters, MetricSet
 from common.optim.step import OptimizerStep, Scheduler
 from common.run.launch import Session
-from common.run.models import MAIN, Models
+from common.run.strategy import MAIN, Models
 
 
 class TrainerBase(metaclass=ABCMeta):
@@ -31,7 +31,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
-        self.forms = Models(session.strategy, config)
+        self.forms = Models(config)
         self.optimizers: dict[str, Optimizer] = {}
         self.schedulers: dict[str, Scheduler] = {}
         self.train_loader: DataLoader | None = None
@@ -47,7 +47,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
-        self.forms.add(name, model)
+        self.forms.bare[name] = self.session.strategy.place(model, self.config)
 
     def register_optimizer(self, optimizer: Optimizer, name: str = MAIN) -> None:
         """Register the optimizer of the model of the same name."""

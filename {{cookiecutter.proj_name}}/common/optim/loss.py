@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config.lookup import pick
+from common.log.metric import pick
 
 
 class LossSet(nn.Module):

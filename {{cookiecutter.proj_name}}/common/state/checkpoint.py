@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.config.errors import RunError, UserError, one_line
-from common.config.rooms import find_room
+from common.config.registry import find_room
 from common.log.console import add_log
 from common.run.distributed import get_rank
 from common.run.strategy import WHOLE, Strategy

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from common.config.errors import UserError, nearest
-from common.config.rooms import open_room
+from common.config.registry import open_room
 
 SHARDS = "shards"
 _LABEL = b"checkpoint 1 sha256 "

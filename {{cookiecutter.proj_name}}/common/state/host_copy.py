@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from common.run.device import map_nested
-from common.run.strategy import WHOLE
+from common.run.strategy import WHOLE, map_nested
 
 
 class HostCopy:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from common.config.lookup import class_numbers, predicted_classes
+from common.log.metric import class_numbers, predicted_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

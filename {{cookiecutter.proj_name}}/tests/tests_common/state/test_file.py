@@ -130,7 +130,7 @@ class TestWithoutTheRoom(FileTest):
     def test_it_is_named(self):
         path = self.folder / "sharded.pt"
         write_durably({"model": {}, SHARDS: {"folder": "a", "files": {}}}, path)
-        with mock.patch("common.config.rooms.has_room", return_value=False):
+        with mock.patch("common.config.registry.has_room", return_value=False):
             for read in (find_fault, read_checkpoint, read_plain):
                 with self.assertRaisesRegex(UserError, "sharded.pt: needs the room common/sharding"):
                     read(path)
