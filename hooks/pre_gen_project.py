@@ -8,15 +8,15 @@ import sys
 
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = """
-    common configs data evaluate experiments export plain_loop predict results scripts serve tests tests_common
-    tests_custom train
+    common configs data evaluate evaluate_language experiments export plain_loop predict results scripts serve tests
+    tests_common tests_custom train train_language
 """
 LIBRARIES = """
     absl cfgv contourpy cv2 cycler dateutil distlib docstring_parser filelock fontTools fsspec functorch
     google grpc identify iniconfig isympy jinja2 jsonargparse kiwisolver kornia loguru markdown markupsafe
     matplotlib mpl_toolkits mpmath networkx nodeenv numpy nvidia onnx packaging PIL pip pkg_resources
     platformdirs pluggy pre_commit pygments pylab pyparsing pytest python_discovery ruff scipy setuptools six
-    sklearn sympy tensorboard tensorboard_data_server tensorflow torch torchaudio torchdata torchgen
+    sklearn sympy tensorboard tensorboard_data_server tensorflow tokenizers torch torchaudio torchdata torchgen
     torchmetrics torchvision tqdm triton typeshed_client typing_extensions virtualenv werkzeug wheel yaml
 """
 TAKEN = {

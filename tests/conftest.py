@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
-EXAMPLES = ["classification", "segmentation", "both", "minimal"]
-ROOMS = ["sharding", "vision", "measures", "diagnose", "tools"]
+EXAMPLES = ["classification", "segmentation", "language", "both", "minimal"]
+ROOMS = ["sharding", "vision", "measures", "diagnose", "tools", "text"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
@@ -84,9 +84,11 @@ def text_of(folder):
 
 def rooms_of(example, rooms="recommended"):
     """Return the rooms of a project with these answers."""
-    if rooms == "all" or (rooms == "recommended" and example != "minimal"):
-        return set(ROOMS)
-    return {"vision", "measures"} if example in ("segmentation", "both") else set()
+    needed = {"segmentation": {"vision", "measures"}, "language": {"text"}, "both": {"vision", "measures", "text"}}
+    if rooms == "none" or (rooms == "recommended" and example == "minimal"):
+        return needed.get(example, set())
+    unfit = {"language": {"vision", "measures"}, "both": set()}.get(example, {"text"})
+    return set(ROOMS) - (unfit if rooms == "recommended" else set())
 
 
 def expected_files(example, rooms="recommended", ops="yes"):

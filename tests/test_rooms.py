@@ -95,6 +95,8 @@ def test_the_example_trains_and_is_evaluated(lacking):
 def test_a_key_that_needs_it(lacking):
     project, missing = lacking
     for room in missing:
+        if room == "text":  # which no key opens: it is imported by the example's own files
+            continue
         if room == "tools":
             assert "No module named" in python("-m", "common.tools.compare", cwd=project, expect=1).stderr
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -36,19 +37,27 @@ def draw_next(
 def generate(model: Any, tokens: torch.Tensor, count: int, **drawing: Any) -> torch.Tensor:
     """Return the ``count`` tokens that follow tokens (batch, time), at least one: int64 (batch, count).
 
-    The model is read with a cache of keys and values. Where its context is full, it goes on from the last half of it.
-
     Args:
-        model: Called with tokens and a ``Cache``; has ``context`` and ``blocks()``, and is in evaluation mode.
+        model: Returns logits (batch, time, tokens) for at most ``model.context`` tokens (all of them if it has no such
+            limit), and is in evaluation mode. If its ``forward`` takes a ``cache``, it has ``blocks()``, and reads each
+            token once; where the context is full, it goes on from the last half of it. Otherwise it reads all tokens
+            for each new one.
         **drawing: What ``draw_next`` takes besides.
     """
-    given, unread, cache = tokens.shape[1], tokens[:, -model.context :], None
+    given, context = tokens.shape[1], getattr(model, "context", tokens.shape[1] + count)
+    takes_cache = "cache" in inspect.signature(model.forward).parameters
+    unread, cache = tokens[:, -context:], None
     for _ in range(count):
-        cache = cache or Cache(len(model.blocks()), model.context)
-        tokens = torch.cat([tokens, draw_next(model(unread, cache)[:, -1], **drawing)], dim=1)
-        unread = tokens[:, -1:]
-        if cache.length == model.context:
-            unread, cache = tokens[:, -max(1, model.context // 2) :], None
+        if takes_cache:
+            cache = cache or Cache(len(model.blocks()), context)
+        logits = model(unread, cache) if takes_cache else model(unread)
+        tokens = torch.cat([tokens, draw_next(logits[:, -1], **drawing)], dim=1)
+        if cache is None:
+            unread = tokens[:, -context:]
+        elif cache.length < context:
+            unread = tokens[:, -1:]
+        else:
+            unread, cache = tokens[:, -max(1, context // 2) :], None
     return tokens[:, given:]
 
 

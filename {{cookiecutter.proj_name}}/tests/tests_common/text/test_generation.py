@@ -68,6 +68,14 @@ class TestGenerate(unittest.TestCase):
         self.assertEqual(made[:, 7:12].tolist(), plainly(self.model, half, 5).tolist())
         self.assertEqual(made.shape, (1, 20))
 
+    def test_a_model_without_a_cache(self):
+        model = nn.Sequential(self.model.embedding, self.model.head)  # which sees the last token alone
+        tokens = torch.randint(20, (2, 3))
+        model.context = 10
+        self.assertEqual(generate(model, tokens, 12, temperature=0).tolist(), plainly(model, tokens, 12).tolist())
+        del model.context
+        self.assertEqual(generate(model, tokens, 12, temperature=0).shape, (2, 12))
+
     def test_a_prompt_longer_than_the_context(self):
         tokens = torch.randint(20, (1, 25))
         self.assertEqual(
