@@ -68,7 +68,8 @@ class CausalAttention(nn.Module):
         qkv = self.qkv(x)
         if qkv.shape[-1] % (3 * self.size):
             raise UserError("model.heads: expected a multiple of the processes that divide a layer (dist.tp_size)")
-        q, k, v = qkv.unflatten(-1, (-1, 3, self.size)).transpose(1, 2).unbind(3)
+        # Taken apart before they are transposed, the gradients come together again without a copy.
+        q, k, v = (one.transpose(1, 2) for one in qkv.unflatten(-1, (-1, 3, self.size)).unbind(3))
         if cache is not None:
             k, v = cache.extend(k, v)
         x = functional.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
