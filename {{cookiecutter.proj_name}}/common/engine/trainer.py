@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.config.errors import UserError, nearest
 from common.config.registry import open_room
-from common.data.batches import TrainingBatches, stop_workers
+from common.data.loader import stop_workers
+from common.engine import parts
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
-from common.engine.evaluate import Evaluation, Validation
-from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
-from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
 from common.log.console import Progress, add_log
 from common.log.curves import Curves
@@ -26,7 +23,6 @@ from common.run.launch import explain
 from common.run.seed import random_state_kept
 from common.run.signals import Interrupted, handling
 from common.run.strategy import MAIN, in_precision, part_name
-from common.state.checkpoint import Checkpointer
 from common.state.experiment import back_up, look_at_space
 
 
@@ -38,9 +34,7 @@ class Trainer(TrainerBase):
 
         before_train_epoch
         for each iteration:
-            before_train_step
-            train_step
-            after_backward
+            before_train_step, train_step, after_backward
             optimizer step
             after_train_step
             log iteration
@@ -53,20 +47,17 @@ class Trainer(TrainerBase):
     an epoch is ``progress.iters_per_epoch`` iterations.
 
     Several models, optimizers and schedules are registered by name. ``result_dict["loss"]`` is then a dict with a loss
-    for each optimizer, and each loss reaches only the parameters of its optimizer.
+    for each optimizer, and each loss reaches only the parameters of its optimizer. Where one step is to see another's
+    new weights, call ``step(name, loss)`` within ``train_step``.
     """
 
-    batches: TrainingBatches
-    checkpointer: Checkpointer
-    curves: Curves
-    progress: Progress
-    inspector: Any = None
+    inspector: Any = None  # of the room diagnose, where debug asks for it
 
     def run(self) -> None:
         """Train to the end, from the beginning or from the session's checkpoint."""
         began = time.perf_counter()
         self.prepare()
-        start_banner(self)
+        parts.start_banner(self)
         with ExitStack() as stack:
             stack.enter_context(handling(self.stop.handle_signal))
             for part in (self.curves, self.progress, self.checkpointer):
@@ -80,28 +71,27 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
-        closing_summary(self, began)
+        parts.closing_summary(self, began)
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
-        check_registered(self)
+        parts.check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
-            take_weights(self, session.checkpoint)
-        self.forms.wrap(session.strategy, config.trainer.compile)
-        self.batches, self.steps = self.training_batches(), make_steps(self)
+            parts.take_weights(self, session.checkpoint)
+        self.forms.wrap(session.strategy, config.trainer.compile, len(self.optimizers) == 1)
+        self.batches, self.steps = self.training_batches(), parts.make_steps(self)
+        self._stepped: dict[str, torch.Tensor] = {}  # the losses of this iteration's calls of step(), by optimizer
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
-        self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
+        self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
         self.curves = Curves(session.folder)
-        self.checkpointer = make_checkpointer(self)
+        self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
-            self.checkpointer.load(session.checkpoint)
-            add_log(f"resuming from {session.checkpoint}")
+            parts.resume(self, session.checkpoint)
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
-        debug = config.debug
-        if debug.debug_mode or debug.print_all_grad or debug.profile:
+        if config.debug.debug_mode or config.debug.print_all_grad or config.debug.profile:
             self.inspector = open_room("diagnose", "debug").Inspector(self)
 
     def _train(self) -> None:
@@ -117,19 +107,29 @@ class Trainer(TrainerBase):
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:
-        batches = self._start_epoch(epoch)
         agenda, counters, progress, stop = self.agenda, self.counters, self.progress, self.stop
+        stop.is_sound = False
+        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
+        with random_state_kept() if counters.iteration else nullcontext():
+            self.before_train_epoch(epoch)
+        for model in self.forms.bare.values():
+            model.train()
+        for step in self.steps.values():
+            step.start_epoch(epoch)
+        if self.batches.loader is not self.train_loader:  # a hook may register another one
+            self.batches = self.training_batches()
+        batches = self.batches.open(epoch, counters.iteration, counters.total_iterations)
         count, clock = self.batches.per_epoch, time.perf_counter
         run_iteration = self.inspector.run_iteration if self.inspector else self.run_iteration
+        progress.restart_clock(counters.total_iterations)
+        stop.is_sound = True
         for iteration in range(counters.iteration, count):
             asked = clock()
             data_dict = next(batches, None)
             progress.waited += clock() - asked
             if data_dict is None:
-                raise UserError(
-                    f"dataset.train: the loader ended after {iteration} of {count} batches; "
-                    "lower progress.iters_per_epoch or set trainer.mode to iter"
-                )
+                hint = "lower progress.iters_per_epoch or set trainer.mode to iter"
+                raise UserError(f"dataset.train: the loader ended after {iteration} of {count} batches; {hint}")
             stop.is_sound = False
             run_iteration(epoch, iteration, data_dict)
             stop.is_sound = True
@@ -140,25 +140,9 @@ class Trainer(TrainerBase):
                     self._agree()
         self._end_epoch(epoch)
 
-    def _start_epoch(self, epoch: int) -> Iterator[dict]:
-        """Return the epoch's batches, from the next iteration on."""
-        self.stop.is_sound = False
-        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
-        with random_state_kept() if self.iteration else nullcontext():
-            self.before_train_epoch(epoch)
-        for model in self.forms.bare.values():
-            model.train()
-        for step in self.steps.values():
-            step.start_epoch(epoch)
-        if self.batches.loader is not self.train_loader:  # a hook may register another one
-            self.batches = self.training_batches()
-        batches = self.batches.open(epoch, self.iteration, self.total_iterations)
-        self.progress.restart_clock(self.total_iterations)
-        self.stop.is_sound = True
-        return batches
-
     def run_iteration(self, epoch: int, iteration: int, data_dict: dict) -> None:
         """Train on one batch: forward, backward, and an optimizer step where it closes its accumulation window."""
+        counters, progress = self.counters, self.config.progress
         closes_window, weight, size = self.batches.window(iteration)
         if self.batches.transform:
             data_dict = self.batches.transform(data_dict)
@@ -167,43 +151,18 @@ class Trainer(TrainerBase):
         self.before_train_step(epoch, iteration, data_dict)
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
-            self.inspector.after_forward()
+            self.inspector.after_forward(epoch, iteration, result_dict)
         self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
         self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
         if closes_window:
-            for step in self.steps.values():
-                step.step((epoch, iteration))
+            for name, step in self.steps.items():
+                if name not in self._stepped:
+                    step.step((epoch, iteration))
         if self.inspector:
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
-        self._count(epoch, iteration, size, data_dict, output_dict, result_dict)
-        if closes_window and not self.batches.by_epoch:
-            self._step_schedulers()
-        if activations.tensors:
-            activations.clear()
-
-    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
-        """Differentiate the loss, or with several optimizers each one's own."""
-        if "loss" not in result_dict:
-            raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
-        losses = result_dict["loss"]
-        if isinstance(losses, dict):
-            result_dict |= {part_name("loss", name): loss for name, loss in losses.items()}
-        else:
-            losses = {MAIN: losses}
-        last = len(losses) - 1
-        for i, (name, loss) in enumerate(losses.items()):
-            if name not in self.steps:
-                raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
-            self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
-
-    def _count(
-        self, epoch: int, iteration: int, size: int, data_dict: dict, output_dict: dict, result_dict: dict
-    ) -> None:
-        """Count an iteration that is done, draw its batch and log it where that is due."""
-        counters, progress = self.counters, self.config.progress
         counters.iteration = iteration + 1
         counters.total_iterations += 1
         if size:
@@ -214,6 +173,55 @@ class Trainer(TrainerBase):
             self._log_iteration(epoch, iteration)
         if not self.progress.disable:
             self.progress.update()
+        if closes_window and not self.batches.by_epoch:
+            self._step_schedulers()
+        if activations.tensors:
+            activations.clear()
+        if self._stepped:
+            self._stepped = {}
+
+    def step(self, name: str, loss: torch.Tensor) -> None:
+        """Make a step of the optimizer ``name`` within ``train_step``: what comes after it sees the new weights.
+
+        Its gradients are gone afterwards. The step does all that a returned loss brings about: accumulation, scaling,
+        the check for values that are not finite, clipping, schedule, average of the weights, and the log. Of several
+        batches that are accumulated, the last one makes the step.
+
+        Raises:
+            UserError: There is no such optimizer, it has had a loss of this accumulated batch, or this is a validation.
+        """
+        if self.forms.active is not self.forms.wrapped:
+            raise UserError(f"step('{name}'): only train_step makes steps, found a validation")
+        if name not in self.steps:
+            raise UserError(f"step('{name}'): no such optimizer, {nearest(name, self.steps)}")
+        if name in self._stepped and self.config.trainer.accumulate > 1:
+            raise UserError(f"step('{name}'): twice for one batch, which trainer.accumulate cannot add up; set it to 1")
+        step, (closes_window, weight, _) = self.steps[name], self.batches.window(self.iteration)
+        self._stepped[name] = loss.detach()
+        with torch.autocast(self.device.type, enabled=False):
+            step.backward(loss if weight is None else loss * weight, closes_window)
+        if closes_window:
+            step.step((self.epoch, self.iteration))
+            torch.clear_autocast_cache()  # which has the old weights
+            if not self.batches.by_epoch:
+                step.step_scheduler()
+
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
+        """Differentiate the loss, or with several optimizers each one's own."""
+        if "loss" not in result_dict and not self._stepped:
+            raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
+        losses = result_dict.get("loss", {})
+        if isinstance(losses, dict):
+            result_dict |= {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
+        else:
+            losses = {MAIN: losses}
+        last = len(losses) - 1
+        for i, (name, loss) in enumerate(losses.items()):
+            if name not in self.steps:
+                raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
+            if name in self._stepped:
+                raise UserError(f"train_step: a 'loss' for optimizer '{name}', which has made its step; leave one out")
+            self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
         values = self.meters.flush()
@@ -221,7 +229,7 @@ class Trainer(TrainerBase):
             values |= {part_name(key, name): value for key, value in step.log_values().items()}
         pace = self.progress.measure(self.total_iterations)
         self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
-        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", format_scalars(values)
+        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", parts.format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
         self.progress.set_postfix_str(text, refresh=False)
 
@@ -237,7 +245,7 @@ class Trainer(TrainerBase):
         self.after_train_epoch(epoch, summary_dict)
         if is_due(self.config.progress.epoch_loss, epoch + 1):
             self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)
-            add_log(f"epoch {epoch} | train | {format_scalars(summary_dict)}")
+            add_log(f"epoch {epoch} | train | {parts.format_scalars(summary_dict)}")
         self.agenda.after_epoch(self.counters)
         self.stop.is_sound = True
 
@@ -245,24 +253,21 @@ class Trainer(TrainerBase):
         for step in self.steps.values():
             step.step_scheduler()
 
-    @torch.no_grad()
-    def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
-        """Record what ``render_progress_imgs`` makes of a batch."""
-        file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
-        for name, image in self.render_progress_imgs(data_dict, output_dict).items():
-            self.curves.add_image(split, name, image, self.total_iterations, Path(name) / file if file else None)
-
     def _run_due_tasks(self) -> None:
         """Run the tasks that are due, then save under the names that are to be kept."""
-        self.agenda.run_tasks()
-        names, obsolete = self.agenda.take_names()
-        if names:
+        agenda, tasks = self.agenda, {"validate": self.run_validation, "evaluate": self.run_evaluation}
+        while agenda.due:  # a task counts as due until it has ended
+            tasks[agenda.due[0]]()
+            del agenda.due[0]
+        if agenda.keep:
+            names, obsolete = dict.fromkeys(["latest", *agenda.keep]), agenda.drop
+            agenda.keep, agenda.drop = [], []
             self._save(*names, obsolete=obsolete)
         self.progress.restart_clock(self.total_iterations)
 
     def _save(self, *names: str, obsolete: Sequence[str] = ()) -> None:
         self.checkpointer.save(*names, obsolete=obsolete)
-        self.stop.note_save()
+        self.stop.saved_at = time.monotonic()
 
     def _agree(self) -> None:
         """Let the ranks agree on whether to stop or to save."""
@@ -271,10 +276,6 @@ class Trainer(TrainerBase):
             self.checkpointer.wait()
         if is_overdue:
             self._save("latest")
-
-    def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor]) -> None:
-        """Note a step that was skipped at an epoch and iteration; see ``StopControl.note_skipped``."""
-        self.stop.note_skipped(place, losses, max(step.skipped_in_a_row for step in self.steps.values()))
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say how to resume."""
@@ -288,8 +289,7 @@ class Trainer(TrainerBase):
             add_log(f"{reason} within a step, after {self._place()}; the last save is what counts", "WARNING")
 
     def _place(self) -> str:
-        doing = f"{self.agenda.due[0].name}, " if self.agenda.due else ""
-        return f"{doing}epoch {self.epoch} iteration {self.iteration}"
+        return ", ".join([*self.agenda.due[:1], f"epoch {self.epoch} iteration {self.iteration}"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""

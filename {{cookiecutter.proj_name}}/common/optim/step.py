@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
-from common.optim.ema import EMA
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
 
-Scheduler = LRScheduler | ReduceLROnPlateau
 Place = tuple[int, int]  # epoch and iteration
 
 
@@ -29,14 +30,14 @@ class OptimizerStep:
 
     Args:
         model: The unwrapped model whose weights are averaged.
-        only: Restrict each backward pass to this optimizer's parameters: several optimizers share a graph.
+        only: Restrict each backward pass to this optimizer's parameters, since several optimizers share a graph.
         on_skipped: Called for each skipped step, with its place and the losses of its window.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        scheduler: Scheduler | None,
+        scheduler: LRScheduler | None,
         config: OptimizerConfig,
         model: nn.Module,
         precision: str = "fp32",
@@ -55,13 +56,14 @@ class OptimizerStep:
         self._norm = getattr(strategy, "global_norm", global_norm)  # a sharded strategy has its own
         self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self._inputs = self.parameters if only else None
+        self._averages = strategy.averages_at_step(alone=not only)
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
         self._on_cpu = device == "cpu"
         self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not strategy.is_sharded
         self._losses: list[torch.Tensor] = []
         # A step that the device decides, until the host learns of it: whether it was made, its place and losses.
         self._pending: tuple[torch.Tensor, Place, list[torch.Tensor]] | None = None
-        self._moved = self._schedule_is_due = self._unscaled = False
+        self._moved = self._schedule_is_due = self._is_complete = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -69,7 +71,7 @@ class OptimizerStep:
         self._clip_limit = self._config.clip_gradients_warmup if late else self._config.clip_gradients
 
     def backward(self, loss: torch.Tensor, closes_window: bool = True, retain_graph: bool = False) -> None:
-        """Add the gradients of a loss (one element) to those of this window; its last loss unscales them (fp16).
+        """Add the gradients of a loss (one element) to those of this window; with its last loss they are complete.
 
         A loss that is not finite makes every gradient NaN, on all ranks, even where its own gradient would be finite.
         """
@@ -81,8 +83,8 @@ class OptimizerStep:
         # Reading a value is free on a CPU; elsewhere it would wait for the device.
         start = None if self._on_cpu and math.isfinite(value.item()) else value * 0 + 1
         torch.autograd.backward(loss, start, retain_graph=retain_graph, inputs=self._inputs)
-        if self.scaler is not None and closes_window:
-            self._unscale(self.scaler)
+        if closes_window and (self._averages or self.scaler is not None):
+            self._complete()
 
     def step(self, place: Place = (0, 0)) -> None:
         """Clip, step, average, and drop the gradients; a window without a loss does nothing."""
@@ -92,24 +94,27 @@ class OptimizerStep:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not gradients:
             return
-        if self.scaler is not None:
-            self._unscale(self.scaler)
+        if self._averages or self.scaler is not None:
+            self._complete()
         norm = self.grad_norm = self._norm(gradients)
         if self._clip_limit:
             parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
             self._clip(parts, self._clip_limit, norm)
         # The host decides the first step: it allocates the optimizer's state, which the device would leave unfilled.
-        on_device = self._device_decides and bool(self.optimizer.state)
-        moved = not on_device and math.isfinite(norm.item())
+        optimizer: Any = self.optimizer
+        on_device, finite = self._device_decides and bool(optimizer.state), None
         if on_device:
-            self._step_on_device(norm.isfinite(), place, losses)
-        elif moved:
-            self.optimizer.step()
+            finite = norm.isfinite()
+            optimizer.found_inf = 1 - finite.float()
+            self._pending = self._send(finite), place, losses
+        moved = on_device or math.isfinite(norm.item())
+        if moved:
+            optimizer.step()
             if self.ema is not None:
-                self.ema.update()
+                self.ema.update(finite)
         if self.scaler is not None:
             self.scaler.update()
-            self._unscaled = False
+        self._is_complete = False
         for parameter in self.parameters:
             parameter.grad = None
         if not on_device:
@@ -124,13 +129,12 @@ class OptimizerStep:
                 self.ema.updates -= 1
             self._count(moved, place, losses)
         if self._schedule_is_due:
-            self._schedule_is_due = False
             if self._moved and self._schedule is not None:
                 self._schedule.step()
-            self._moved = False
+            self._moved = self._schedule_is_due = False
 
     def step_scheduler(self) -> None:
-        """Advance the schedule by one, unless every step since the last time was skipped or it is a plateau's."""
+        """Advance the schedule by one, unless it is a plateau's or every step since the last time was skipped."""
         self._schedule_is_due = True
         if self._pending is None:
             self.settle()
@@ -146,25 +150,42 @@ class OptimizerStep:
         values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
+    def take_argument(self, name: str, fresh: list[dict[str, Any]]) -> None:
+        """Take over an argument that the config has changed for a resumed run, from new parameter groups.
+
+        A changed ``lr`` scales the rate which its schedule has reached, and those to come. Raise a UserError if the
+        argument has no effect, or if the optimizer's state depends on it.
+        """
+        before = [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]
+        schedules = [self._schedule, *getattr(self._schedule, "_schedulers", ())]
+        for i, (group, new) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            old, value = group.get(name), new.get(name)
+            if name == "lr" and "initial_lr" in group:
+                ratio = new["initial_lr"] / group["initial_lr"]
+                group["lr"], group["initial_lr"] = old * ratio, new["initial_lr"]
+                for schedule in schedules:
+                    if hasattr(schedule, "base_lrs"):
+                        schedule.base_lrs[i] *= ratio
+            elif isinstance(value, bool) or (bool(value) != bool(old) and name != "weight_decay"):
+                raise UserError(f"optim: {name} of {type(self.optimizer).__name__} cannot change within a run")
+            else:
+                group[name] = value
+        if before == [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]:
+            raise UserError(f"optim.{name} was changed, but no parameter group of this run depends on it")
+
     def parts(self) -> dict[str, Any]:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
-        parts = {
-            "updater": self,  # first: it settles the last step, which the states of the others depend on
-            "optimizer": self._strategy.optimizer_part(self.optimizer),
-            "scheduler": self.scheduler,
-            "scaler": self.scaler,
-            "ema": self.ema,
-        }
+        # The updater is first: it settles the last step, which the states of the others depend on.
+        parts = {"updater": self, "optimizer": self._strategy.optimizer_part(self.optimizer)}
+        parts |= {"scheduler": self.scheduler, "scaler": self.scaler, "ema": self.ema}
         return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
         """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective."""
         self.settle()
-        gradients = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
-        if self._strategy.is_sharded:  # they are the mean over all ranks already
-            saved = [gradients]
-        else:
-            saved = gather_data({i: grad.cpu() for i, grad in gradients.items()})
+        own = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
+        # Sharded ones are the mean over all ranks already.
+        saved = [own] if self._strategy.is_sharded else gather_data({i: grad.cpu() for i, grad in own.items()})
         counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
         return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
@@ -180,11 +201,16 @@ class OptimizerStep:
         for i, gradient in self._strategy.distribute(gradients, dict(enumerate(self.parameters))).items():
             self.parameters[i].grad = gradient.to(self.parameters[i]).clone()
 
-    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
-        """Divide the gradients by the scale of fp16, once a window."""
-        if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
-            scaler.unscale_(self.optimizer)
-            self._unscaled = True
+    def _complete(self) -> None:
+        """Average the gradients over the ranks, unless backward does so, and unscale them (fp16); once a window."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if self._is_complete or not gradients:
+            return
+        if self._averages:
+            average_over_ranks(gradients)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self._is_complete = True
 
     def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
         if moved:
@@ -193,15 +219,6 @@ class OptimizerStep:
         else:
             self.skipped_in_a_row += 1
             self._on_skipped(place, losses)
-
-    def _step_on_device(self, finite: torch.Tensor, place: Place, losses: list[torch.Tensor]) -> None:
-        """Let the device step if ``finite`` holds there, and start to send it to the host."""
-        optimizer: Any = self.optimizer
-        optimizer.found_inf = 1 - finite.float()
-        optimizer.step()
-        if self.ema is not None:
-            self.ema.update(finite)
-        self._pending = self._send(finite), place, losses
 
     def _send(self, finite: torch.Tensor) -> torch.Tensor:
         sent = torch.empty_like(finite, device="cpu", pin_memory=True).copy_(finite, non_blocking=True)
@@ -213,11 +230,69 @@ class OptimizerStep:
         return bool(sent)
 
 
-def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return the norm of all gradients together, a scalar on their device, without waiting for it.
+class EMA:
+    """The exponential moving average of an unwrapped model's weights and floating buffers, lent to it for evaluation.
 
-    It is finite exactly if all gradients are (and their squares do not overflow).
+    The decay rises over the first updates, ``min(decay, (1 + n) / (10 + n))``, so that a short run does not evaluate
+    its random start. Source: Polyak and Juditsky (1992); TensorFlow's ExponentialMovingAverage for the rising decay.
     """
+
+    def __init__(self, model: nn.Module, decay: float, strategy: Strategy = WHOLE):
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        self._weights = {name: tensor.clone() for name, tensor in state.items()}
+        self._source, self._average = strategy.local(state.values()), strategy.local(self._weights.values())
+        self._model, self._strategy = model, strategy
+        self.decay, self.updates = decay, 0
+
+    def update(self, moved: torch.Tensor | None = None) -> None:
+        """Move the average toward the model's weights. Where the host does not know yet whether these have moved,
+        ``moved`` is that boolean on the device; if it turns out to be false, the caller takes one from ``updates``.
+        """
+        self.updates += 1
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if moved is None:
+            torch._foreach_lerp_(self._average, self._source, share)
+        else:
+            step = torch._foreach_sub(self._source, self._average)
+            torch._foreach_mul_(step, moved * share)
+            torch._foreach_add_(self._average, step)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Let the model hold the average inside the ``with``; its own weights come back afterwards, bit for bit."""
+        kept = [tensor.clone() for tensor in self._source]
+        try:
+            self._set_model(self._average)
+            yield
+        finally:
+            self._set_model(kept)
+
+    def state_dict(self) -> dict:
+        """Return the average by parameter name, and the number of updates."""
+        return {"updates": self.updates, "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Resume from the average of ``state_dict``."""
+        self.updates = state["updates"]
+        saved = self._strategy.distribute(state["weights"], self._weights)
+        torch._foreach_copy_(self._average, self._strategy.local(saved[name] for name in self._weights))
+
+    def _set_model(self, tensors: list[torch.Tensor]) -> None:
+        self._strategy.reshard(self._model)
+        torch._foreach_copy_(self._source, tensors)
+
+
+def average_over_ranks(gradients: list[torch.Tensor]) -> None:
+    """Replace gradients by their mean over all ranks, in one message. Collective."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    means = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(one) for mean, one in zip(means, gradients, strict=True)])
+
+
+def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of all gradients, a scalar on their device: finite if they are and no square overflows."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
@@ -235,6 +310,6 @@ def clip_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor
 
 
 def clip_by_value(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor | None = None) -> None:
-    """Limit each value of the gradients to [-limit, limit], in place; their norm does not matter."""
+    """Limit each value of the gradients to [-limit, limit], in place, whatever their norm."""
     torch._foreach_clamp_min_(gradients, -limit)
     torch._foreach_clamp_max_(gradients, limit)

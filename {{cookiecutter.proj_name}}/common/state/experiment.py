@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -19,13 +20,13 @@ import torch
 from common.config import dump_config
 from common.config.errors import UserError
 from common.config.schema import Config
-from common.config.secrets import find_secrets, hide, redact
+from common.config.secrets import find_secrets, has_secrets, hide, hide_in_code, redact
 from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
-_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
+_CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
@@ -34,12 +35,13 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says. Raise a
     UserError if the name is taken or ``resume`` leads to no checkpoint.
     """
-    name, restarted = config.name.replace("{time}", _now()), _is_set("RESTART_COUNT")
+    name, restarted = config.name.replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}"), _is_set("RESTART_COUNT")
     folder = Path(config.dir.expr_dir) / name
     auto = config.resume == "auto" or restarted
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
-    checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
+    given, fine_tunes = config.resume not in (None, "auto"), config.progress.start_epoch == 0
+    checkpoint = find_checkpoint(str(config.resume), fine_tunes) if given else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
@@ -56,8 +58,8 @@ def open_results(config: Config) -> tuple[Path, Path]:
     """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
-    return _create(Path(folder)), find_checkpoint(config.model_pt)
+    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}")
+    return _create(Path(folder)), find_checkpoint(config.model_pt, for_weights=True)
 
 
 @master_only
@@ -70,7 +72,7 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     in_place = config.resume is not None and config.progress.start_epoch < 0
     folder.mkdir(parents=True, exist_ok=True)
     repeated = replace(config, resume=None) if in_place else config
-    backup, secrets = folder / "cfg_backup.yaml", set(find_secrets(asdict(config)))
+    backup, secrets = folder / "cfg_backup.yaml", find_secrets(asdict(config))
     backup.unlink(missing_ok=True)
     backup.touch(mode=0o600 if secrets else 0o666)
     backup.write_text(dump_config(repeated), encoding="utf-8")
@@ -79,7 +81,8 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
     root = Path(config.dir.expr_dir)
     name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
-    (folder / "job.sh").write_text(_job_script(backup, f"{name}_replicate"), encoding="utf-8")
+    job = _job_script(backup, f"{name}_replicate")
+    (folder / "job.sh").write_bytes(os.fsencode(job))  # paths may be in another encoding than the locale's
 
 
 @master_only
@@ -99,30 +102,34 @@ def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: boo
 
 
 def describe_environment(device: torch.device) -> str:
-    """Return versions, device, git commit and uncommitted changes as text."""
+    """Return the versions of all packages, device, git commit and uncommitted changes as text."""
     commit = _git("rev-parse", "HEAD")
     lines = [
         f"python {platform.python_version()} on {platform.platform()}",
-        *(f"{name} {_version(name)}" for name in _PACKAGES),
         f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}",
         f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}",
         f"git commit {commit or 'none'}",
+        *sorted({f"{package.name} {package.version}" for package in distributions()}, key=str.lower),
     ]
     if commit:
-        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+        lines += ["", "uncommitted changes:", _uncommitted_changes() or "none"]
     return "\n".join(lines) + "\n"
+
+
+def _uncommitted_changes() -> str:
+    """Return the changes to the repository, those of code first, without any secrets."""
+    code = hide_in_code(_git("diff", "HEAD", "--", *(f":(top){names}" for names in _CODE)))
+    # Whole files, so that a key that is not itself near a change is seen, too.
+    others = _git("diff", "-U999999", "HEAD", "--", ":(top)", *(f":(top,exclude){names}" for names in _CODE))
+    files = [text for text in re.split(r"(?m)^(?=diff --git )", others) if text]
+    left_out = "left out, since this file seems to hold a secret"
+    shown = [f"{text.splitlines()[0]}\n{left_out}\n" if has_secrets(text) else text for text in files]
+    return "\n".join(filter(None, [code, "".join(shown)]))
 
 
 def describe_device(device: torch.device) -> str:
     """Return a device's name for people."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _git(*arguments: str) -> str:
@@ -138,17 +145,9 @@ def _job_script(backup: Path, name: str) -> str:
     """Return a script that repeats the run under another name, with the same launcher and number of processes."""
     processes = get_world_size()
     python = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
-    folder, script, config, name = map(shlex.quote, (str(Path.cwd()), sys.argv[0], str(backup.absolute()), name))
-    return (
-        "#!/bin/sh\n"
-        "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
-        f"cd {folder} || exit 1\n"
-        f'exec {python} {script} --config {config} --name {name} "$@"\n'
-    )
-
-
-def _now() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")
+    command = shlex.join([*python.split(), sys.argv[0], "--config", str(backup.absolute()), "--name", name])
+    about = "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0."
+    return f'#!/bin/sh\n{about}\ncd {shlex.quote(str(Path.cwd()))} || exit 1\nexec {command} "$@"\n'
 
 
 def _is_set(count: str) -> bool:
