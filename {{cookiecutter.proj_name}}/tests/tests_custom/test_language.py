@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from common.config.errors import UserError
 from common.data import make_loader
-from common.data.batches import open_pass
+from common.data.loader import open_pass
 from tests import FULL, slow
 from tests.compare import differences
 from tests.tests_common.processes import run_script
