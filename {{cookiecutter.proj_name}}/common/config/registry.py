@@ -107,7 +107,7 @@ def import_modules(package: str) -> None:
 
 
 MODEL_REGISTRY = Registry("model", offered=OFFERED["model"])
-DATASET_REGISTRY = Registry("data set")
+DATASET_REGISTRY = Registry("data set", offered=OFFERED["data set"])
 LOSS_REGISTRY = Registry("loss", "torch.nn.modules.loss", OFFERED["loss"])
 METRIC_REGISTRY = Registry("metric", offered=OFFERED["metric"])
 TRANSFORM_REGISTRY = Registry("transform", "kornia.augmentation", OFFERED["transform"])

@@ -9,6 +9,7 @@ from common.config.errors import UserError
 
 # What the rooms register, by the kind of the registry: each name with the module that registers it on import.
 OFFERED = {
+    "data set": {"ImageFolder": "photos.folder"},
     "model": {"MLP": "vision.mlp", "ResNet": "vision.resnet"},
     "loss": {"DiceLoss": "measures.dice_loss", "FocalLoss": "measures.focal_loss"},
     "metric": {

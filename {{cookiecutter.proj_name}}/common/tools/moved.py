@@ -16,7 +16,7 @@ _TABLE = """
     host_copy=state.host_copy,run.device weights=state.weights ema=optim.ema updater=optim.step inputs=config.lookup
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
-    datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
+    datasets=data,data.dataset,photos.reading,tools.download datasets.base_dataset=data,photos.reading
     datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader
     datasets.view=data.dataset losses=optim.loss,measures.dice_loss,measures.focal_loss
     losses.dice_loss=measures.dice_loss losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.config.errors import UserError
-from common.config.rooms import open_room
+from common.config.rooms import find_room, open_room
 from common.config.schema import Config
 from common.tools.project import import_package, make_parser, one_line_errors, read_words
 
@@ -46,10 +46,14 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
-    titles = [str(int(label)) for label in batch["label"]] if "label" in batch else [""] * count
-    shown = [dict(zip(pictures, images, strict=True)) for images in zip(*pictures.values(), strict=True)]
-    samples = [room.ShownSample(*sample) for sample in zip(shown, titles, strict=False)]
-    room.sample_figure(room.in_rows(samples, across=4 if "mask" in batch else 8)).savefig(out, dpi=150)
+    samples, photos = room.as_samples(pictures), find_room("photos.classes")
+    classes = photos and photos.classes_of(loader)
+    if "label" in batch:
+        labels = batch["label"][:count].tolist()
+        samples = [
+            sample._replace(title=str(classes[n] if classes else n)) for sample, n in zip(samples, labels, strict=True)
+        ]
+    room.write_picture(room.draw_page(samples), out)
 
 
 if __name__ == "__main__":

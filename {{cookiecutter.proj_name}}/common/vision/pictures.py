@@ -1,53 +1,69 @@
-"""Pictures of samples beside the model's predictions."""
+"""Pages of samples beside the model's predictions."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from common.config.lookup import class_numbers, predicted_classes
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_SIDES = 96, 256  # pixels of a picture's longer side on a page: smaller ones are enlarged, larger ones reduced
+_WIDTH = 1200  # pixels of a page, unless a single sample is wider
+_GAP, _LINE = 12, 18  # pixels between samples, and of a line of text
+_COLORS = {None: "#999999", True: "#2a9d3a", False: "#d62828"}  # of frames: no guess, a right one, a wrong one
 
-_MIN_SIDE = 64  # smaller images are enlarged to at least so many pixels
+
+class ShownSample(NamedTuple):
+    """One sample on a page. Whether its guess is right colors its frame; None: there is no guess."""
+
+    pictures: dict[str, torch.Tensor]  # (3, H, W) in [0, 1], by what they show
+    title: str = ""
+    is_right: bool | None = None
+    name: str = ""
 
 
-def draw_samples(data_dict: dict[str, Any], output_dict: dict[str, Any], count: int) -> dict[str, torch.Tensor]:
-    """Return a picture of a batch's first samples, (3, H, W) in [0, 1], by its name; empty for other tasks.
+def draw_samples(
+    data_dict: dict[str, Any], output_dict: dict[str, Any], count: int, classes: Sequence[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Return a page with a batch's first samples, uint8 (3, H, W), by its name; empty for other tasks.
 
-    ``triplets`` for a batch with a ``mask``: rows of images, true masks and predictions. ``guesses`` for one with a
-    ``label``: images, each above a bar that is green for a right guess and red for a wrong one.
+    ``triplets`` for a batch with a ``mask``: image, true mask and prediction. ``guesses`` for one with a ``label``:
+    images above the guesses, the right ones in a green frame, the wrong ones in a red frame and with the true class.
 
     Args:
-        data_dict: ``image`` (batch, 1 or 3, H, W) of any range, and ``mask`` (batch, H, W) or (batch, 1, H, W), or
+        data_dict: ``image`` (batch, channels, H, W) of any range, and ``mask`` (batch, H, W) or (batch, 1, H, W), or
             ``label`` (batch,).
         output_dict: ``logits`` (batch, classes, ...).
         count: The maximum number of samples.
+        classes: The names of the classes. None: their numbers.
     """
-    if "image" not in data_dict or "logits" not in output_dict:
+    if "image" not in data_dict or "logits" not in output_dict or not data_dict.keys() & {"mask", "label"}:
         return {}
     first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
     logits = output_dict["logits"][:count]
-    rows = [_enlarge(row) for row in _draw(first, logits).values()]
+    samples = as_samples(_draw(first, logits))
     if "mask" in first:
-        return {"triplets": torch.cat([_side_by_side(row) for row in rows], dim=1)}
-    if "label" not in first:
-        return {}
-    (images,), right = rows, predicted_classes(logits) == first["label"]
-    bars = images.new_zeros(len(images), 3, max(2, images.shape[-1] // 10), images.shape[-1])
-    bars[right, 1], bars[~right, 0] = 0.7, 0.8
-    return {"guesses": _side_by_side(torch.cat([images, bars], dim=2))}
+        return {"triplets": draw_page(samples)}
+    guesses = (logits.argmax(dim=1) if classes else predicted_classes(logits)).tolist()
+    for i, (guess, label) in enumerate(zip(guesses, first["label"].tolist(), strict=True)):
+        shown = (classes[guess], classes[label]) if classes else (guess, label)
+        samples[i] = ShownSample(samples[i].pictures, _title(*shown), guess == label)
+    return {"guesses": draw_page(samples)}
 
 
 def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return one sample's image and, if it has a mask, the true and the predicted one: (3, H, W) in [0, 1], by name.
 
-    The arguments are those of ``draw_samples``, without the batch dimension; the pictures share no memory with them.
+    The arguments are as for ``draw_samples``, without the batch dimension, and share no memory with the pictures.
     """
     if "image" not in data_dict or "logits" not in output_dict:
         return {}
@@ -64,16 +80,22 @@ def _draw(batch: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, tor
     return pictures
 
 
-def as_pictures(images: torch.Tensor) -> torch.Tensor:
-    """Return images (batch, 1 or 3, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
+def as_samples(pictures: dict[str, torch.Tensor]) -> list[ShownSample]:
+    """Return the samples of a batch, given its pictures (batch, 3, H, W) by what they show."""
+    return [ShownSample(dict(zip(pictures, images, strict=True))) for images in zip(*pictures.values(), strict=True)]
 
-    If a value is outside [0, 1], as in normalized images, the whole batch is scaled to that range.
+
+def as_pictures(images: torch.Tensor) -> torch.Tensor:
+    """Return images (batch, channels, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
+
+    One channel becomes gray, two become red and green, and of more the first three are shown. If a value is outside
+    [0, 1], as in normalized images, the whole batch is scaled to that range.
     """
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    images = images[:, :3].float() / (255 if images.dtype == torch.uint8 else 1)
     low, high = images.aminmax()
     if low < 0 or high > 1:
         images = (images - low) / (high - low).clamp(min=1e-9)
-    return images.expand(-1, 3, -1, -1)
+    return functional.pad(images, (0, 0, 0, 0, 0, 1)) if images.shape[1] == 2 else images.expand(-1, 3, -1, -1)
 
 
 def color_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
@@ -88,17 +110,8 @@ def color_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
 
 def write_picture(image: torch.Tensor, path: Path) -> None:
     """Write a picture, (3, H, W) or (1, H, W), floating values in [0, 1] or uint8, to a PNG file."""
-    pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(path)
-
-
-class ShownSample(NamedTuple):
-    """One sample on a page."""
-
-    pictures: dict[str, torch.Tensor]
-    """(3, H, W) in [0, 1], by what they show."""
-    title: str
+    _to_image(image).save(path)
 
 
 class SamplePage:
@@ -107,84 +120,93 @@ class SamplePage:
     Args:
         folder: Where to write.
         per_group: How many samples of each group, such as right and wrong guesses, the page shows at most.
-        every: Write every so many samples to ``samples/<number>.png``; 0: none.
+        every: Write every so many samples to ``samples/<number>_<name of its file>.png``; 0: none.
+        find_path: Returns the file of the sample of a number, or None.
     """
 
-    def __init__(self, folder: Path, per_group: int, every: int):
-        self.folder, self.per_group, self.every = folder, per_group, every
-        self.groups: dict[str, list[ShownSample]] = {}
+    def __init__(self, folder: Path, per_group: int, every: int, find_path: Callable[[int], Any] = lambda number: None):
+        self.folder, self.per_group, self.every, self.find_path = folder, per_group, every, find_path
+        self.groups: dict[bool | None, list[ShownSample]] = {}  # by whether the guess is right
         self._seen = 0
 
     def add(self, row: dict[str, Any], data_dict: dict[str, Any], output_dict: dict[str, Any]) -> None:
         """Add one sample, if the page has room for it or its turn for a file has come.
 
-        ``row`` is its line in ``samples.csv``: its number as ``sample``, ``guess`` and ``label`` if it is classified,
-        and its results, the first of which is the title otherwise. The other arguments are those of ``draw_sample``.
+        ``row`` is its line in ``samples.csv``: its number as ``sample``, ``guess`` and ``label``, or any results.
         """
-        group, title = _describe(row)
-        shown = self.groups.setdefault(group, [])
-        is_shown = len(shown) < self.per_group
-        is_written = self.every > 0 and self._seen % self.every == 0
+        is_right = row["guess"] == row["label"] if "guess" in row else None
+        shown = self.groups.setdefault(is_right, [])
+        is_shown, is_written = len(shown) < self.per_group, self.every > 0 and self._seen % self.every == 0
         self._seen += 1
         pictures = draw_sample(data_dict, output_dict) if is_shown or is_written else {}
-        if is_written and pictures:
-            picture = torch.cat(list(pictures.values()), dim=2)
-            write_picture(picture, self.folder / "samples" / f"{row['sample']:06d}.png")
-        if is_shown and pictures:
-            shown.append(ShownSample(pictures, title))
+        if not pictures:
+            return
+        name = Path(self.find_path(row["sample"]) or "").stem
+        if is_written:
+            file = "_".join([f"{row['sample']:06d}", *re.findall(r"[\w.-]+", name)])
+            write_picture(torch.cat(list(pictures.values()), dim=2), self.folder / "samples" / f"{file}.png")
+        if is_shown:
+            results = (f"{key} {float(value):.2f}" for key, value in row.items() if key != "sample")
+            title = next(results, "") if is_right is None else _title(row["guess"], row["label"])
+            shown.append(ShownSample(pictures, title, is_right, name))
 
     def write(self) -> None:
-        """Write ``predictions.png``: a row for each group, or two samples a row if there is only one group."""
-        rows = sorted((group, samples) for group, samples in self.groups.items() if samples)
-        if [group for group, _ in rows] == [""]:
-            rows = in_rows(rows[0][1], 2)
-        if rows:
-            sample_figure(rows).savefig(self.folder / "predictions.png", dpi=150)
+        """Write ``predictions.png``, wrong guesses first."""
+        samples = [sample for is_right in sorted(self.groups) for sample in self.groups[is_right]]
+        if samples:
+            write_picture(draw_page(samples), self.folder / "predictions.png")
 
 
-def _describe(row: dict[str, Any]) -> tuple[str, str]:
-    """Return the group and the title of a sample."""
-    if "guess" in row:
-        is_right = row["guess"] == row["label"]
-        return ("right", f"{row['guess']}") if is_right else ("wrong", f"{row['guess']}, is {row['label']}")
-    return "", next((f"{name} {float(value):.2f}" for name, value in row.items() if name != "sample"), "")
+def _title(guess: Any, label: Any) -> str:
+    return f"{guess}" if guess == label else f"{guess}, is {label}"
 
 
-def in_rows(samples: list[ShownSample], across: int) -> list[tuple[str, list[ShownSample]]]:
-    """Return samples as unnamed rows of a page."""
-    return [("", samples[start : start + across]) for start in range(0, len(samples), across)]
+def draw_page(samples: list[ShownSample]) -> torch.Tensor:
+    """Return samples on a white page, uint8 (3, H, W), as many side by side as fit."""
+    cells = [_draw_cell(sample) for sample in samples]
+    width, height = (_GAP + max(cell.size[axis] for cell in cells) for axis in (0, 1))
+    across = max(1, min(len(cells), _WIDTH // width))
+    page = Image.new("RGB", (_GAP + across * width, _GAP + math.ceil(len(cells) / across) * height), "white")
+    for i, cell in enumerate(cells):
+        page.paste(cell, (_GAP + i % across * width, _GAP + i // across * height))
+    return torch.from_numpy(np.array(page)).permute(2, 0, 1)
 
 
-def sample_figure(rows: list[tuple[str, list[ShownSample]]]) -> Figure:
-    """Return a page with rows of samples: the row's name at its left, each sample's title above it."""
-    from matplotlib.figure import Figure
-
-    first = rows[0][1][0]
-    wide, across = len(first.pictures), max(len(samples) for _, samples in rows)
-    height, width = first.pictures["image"].shape[1:]
-    side = 1.5 if wide > 1 else 1.0
-    size = side * wide * across + 0.3, (side * height / width + 0.25) * len(rows) + 0.3
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(rows), wide * across, squeeze=False)
-    for axis in grid.flat:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    for i, (name, samples) in enumerate(rows):
-        grid[i, 0].set_ylabel(name)
-        for sample, start in zip(samples, range(0, wide * across, wide), strict=False):
-            for axis, (heading, picture) in zip(grid[i, start:], sample.pictures.items(), strict=False):
-                axis.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-                if wide > 1 and i == len(rows) - 1:
-                    axis.set_xlabel(heading, fontsize=8)
-            grid[i, start + (wide - 1) // 2].set_title(sample.title, fontsize=8)
-    return figure
+def _draw_cell(sample: ShownSample) -> Image.Image:
+    """Return a sample's pictures side by side in frames, above what they show and the sample's title and name."""
+    images = [_to_image(_to_size(picture)) for picture in sample.pictures.values()]
+    step, high = images[0].width + 8, images[0].height + 6
+    lines = [list(sample.pictures)] if len(images) > 1 else []
+    lines += [[text] for text in (sample.title, sample.name) if text]
+    cell = Image.new("RGB", (step * len(images) - 2, high + _LINE * len(lines)), "white")
+    pen = ImageDraw.Draw(cell)
+    for i, image in enumerate(images):
+        pen.rectangle((step * i, 0, step * i + step - 3, high - 1), "white", _COLORS[sample.is_right], 2)
+        cell.paste(image, (step * i + 3, 3))
+    for i, texts in enumerate(lines):
+        width = cell.width // len(texts)
+        for k, text in enumerate(texts):
+            while len(text) > 1 and _font().getlength(text) > width:
+                text = text.rstrip("…")[:-1] + "…"
+            color = "black" if texts[k] == sample.title else "#777777"
+            pen.text((width * k + width // 2, high + _LINE * i + 2), text, color, _font(), anchor="ma")
+    return cell
 
 
-def _enlarge(images: torch.Tensor) -> torch.Tensor:
-    """Return small images with each pixel repeated."""
-    times = -(-_MIN_SIDE // max(images.shape[-2:]))
-    return functional.interpolate(images, scale_factor=times) if times > 1 else images
+@cache
+def _font() -> Any:
+    from matplotlib import get_data_path  # its font has most alphabets
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13)
 
 
-def _side_by_side(images: torch.Tensor) -> torch.Tensor:
-    """Return images (count, 3, H, W) as one row, with black lines between them."""
-    return torch.cat(list(functional.pad(images, (1, 1, 1, 1))), dim=2)
+def _to_image(picture: torch.Tensor) -> Image.Image:
+    pixels = picture if picture.dtype == torch.uint8 else (picture.float().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
+
+
+def _to_size(picture: torch.Tensor) -> torch.Tensor:
+    """Return a picture (3, H, W) enlarged, with each pixel repeated, or reduced."""
+    side, (smallest, largest) = max(picture.shape[1:]), _SIDES
+    times = largest / side if side > largest else math.ceil(smallest / side)
+    return functional.interpolate(picture[None], scale_factor=times, mode="area" if times < 1 else "nearest")[0]

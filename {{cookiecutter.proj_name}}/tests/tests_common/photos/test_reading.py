@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from common.vision.images import read_image
+from common.photos.reading import read_image
 
 
 class TestReading(unittest.TestCase):
