@@ -18,7 +18,7 @@ sys.path.insert(0, str(PROJECT))
 from common.data import BaseDataset, make_loader  # noqa: E402
 from common.data.batches import on_device  # noqa: E402
 from common.data.dataset import View  # noqa: E402
-from common.run.device import keep_freed_memory  # noqa: E402
+from common.run.launch import keep_freed_memory  # noqa: E402
 from common.vision.pipeline import Pipeline  # noqa: E402
 
 SECTIONS = [

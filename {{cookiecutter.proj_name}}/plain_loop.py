@@ -26,7 +26,7 @@ def train(config: Config, session: Session) -> None:
     from common.optim.step import OptimizerStep
     from common.run.seed import RandomState
     from common.state.checkpoint import Checkpointer
-    from common.state.weights import load_matching, read_weights
+    from common.state.file import load_matching, read_weights
 
     for key, known in {"mode": "epoch", "accumulate": 1, "precision": "fp32", "compile": False}.items():
         if (found := getattr(config.trainer, key)) != known:

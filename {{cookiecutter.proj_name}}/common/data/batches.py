@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from common.run.device import map_nested, move_to
 from common.run.distributed import get_data_rank, get_data_size
 from common.run.seed import derive_seed
+from common.run.strategy import map_nested, move_to
 
 
 class Batch(list[int]):

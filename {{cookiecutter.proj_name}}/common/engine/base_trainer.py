@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
@@ -18,9 +19,9 @@ from common.engine.stop import StopControl
 from common.engine.tester import BaseTester
 from common.log.best import BestTracker
 from common.log.metric import Meters, MetricSet
-from common.optim.step import OptimizerStep, Scheduler
+from common.optim.step import OptimizerStep
 from common.run.launch import Session
-from common.run.models import MAIN, Models
+from common.run.strategy import MAIN, Models
 
 
 class TrainerBase(metaclass=ABCMeta):
@@ -31,9 +32,9 @@ class TrainerBase(metaclass=ABCMeta):
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
-        self.forms = Models(session.strategy, config)
+        self.forms = Models(config)
         self.optimizers: dict[str, Optimizer] = {}
-        self.schedulers: dict[str, Scheduler] = {}
+        self.schedulers: dict[str, LRScheduler] = {}
         self.train_loader: DataLoader | None = None
         self.val_loader: DataLoader | None = None
         self.metric = MetricSet({})
@@ -47,13 +48,13 @@ class TrainerBase(metaclass=ABCMeta):
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
-        self.forms.add(name, model)
+        self.forms.bare[name] = self.session.strategy.place(model, self.config)
 
     def register_optimizer(self, optimizer: Optimizer, name: str = MAIN) -> None:
         """Register the optimizer of the model of the same name."""
         self.optimizers[name] = optimizer
 
-    def register_scheduler(self, scheduler: Scheduler | None, name: str = MAIN) -> None:
+    def register_scheduler(self, scheduler: LRScheduler | None, name: str = MAIN) -> None:
         """Register the learning rate schedule of the optimizer of the same name, if there is one."""
         if scheduler is not None:
             self.schedulers[name] = scheduler

@@ -17,11 +17,10 @@ from common.engine.report import format_scalars
 from common.log import activations
 from common.log.console import add_log
 from common.log.metric import Meters, MetricSet
-from common.optim.ema import EMA
-from common.run.device import in_precision
+from common.optim.step import EMA
 from common.run.distributed import get_rank
 from common.run.seed import random_state_kept
-from common.run.strategy import sync_buffers
+from common.run.strategy import in_precision, sync_buffers
 
 if TYPE_CHECKING:
     from common.engine.trainer import Trainer

@@ -11,11 +11,11 @@ from common.config.errors import UserError, nearest
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather
-from common.run.models import MAIN, part_name
 from common.run.seed import RandomState
+from common.run.strategy import MAIN, part_name
 from common.state.checkpoint import Checkpointer
+from common.state.file import load_matching, read_weights
 from common.state.resume_check import ResumeCheck
-from common.state.weights import load_matching, read_weights
 
 if TYPE_CHECKING:
     from common.engine.trainer import Trainer

@@ -12,7 +12,7 @@ from common.config.errors import RunError
 from common.config.schema import Config
 from common.data.batches import find_sizes_at
 from common.log.console import add_log
-from common.run.distributed import any_rank, gather, get_world_size
+from common.run.distributed import gather, get_world_size
 from common.run.signals import Interrupted, StopRequest
 
 _AGREE_EVERY = 1.0  # seconds: each time costs a message
@@ -87,7 +87,7 @@ class StopControl:
         In fp16 an overflow is part of the method, as long as the loss itself is finite.
         """
         self.skipped_at = epoch, iteration = place
-        bad_loss = any_rank(not all(bool(loss.isfinite().all()) for loss in losses))
+        bad_loss = any(gather(not all(bool(loss.isfinite().all()) for loss in losses)))
         if self._trainer.precision == "fp16" and not bad_loss and in_a_row < _MAX_SKIPPED:
             return
         what = "the loss" if bad_loss else "a gradient"

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 from common.config.schema import Config
 from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating
 from common.log.console import add_log
+from common.log.curves import write_tables
 from common.log.metric import MetricSet
-from common.log.tables import write_tables
-from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
-from common.state.weights import load_exactly
+from common.run.strategy import in_precision
+from common.state.file import load_exactly
 
 
 class BaseTester(metaclass=ABCMeta):

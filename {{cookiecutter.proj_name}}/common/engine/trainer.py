@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from common.config.errors import UserError, nearest
-from common.config.rooms import open_room
+from common.config.registry import open_room
 from common.data.batches import TrainingBatches, stop_workers
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
@@ -21,12 +21,11 @@ from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
 from common.log.console import Progress, add_log
 from common.log.curves import Curves
-from common.run.device import in_precision
 from common.run.distributed import barrier
-from common.run.failures import explain
-from common.run.models import MAIN, part_name
+from common.run.launch import explain
 from common.run.seed import random_state_kept
 from common.run.signals import Interrupted, handling
+from common.run.strategy import MAIN, in_precision, part_name
 from common.state.checkpoint import Checkpointer
 from common.state.experiment import back_up, look_at_space
 
@@ -89,7 +88,7 @@ class Trainer(TrainerBase):
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
             take_weights(self, session.checkpoint)
-        self.forms.wrap()
+        self.forms.wrap(session.strategy, config.trainer.compile)
         self.batches, self.steps = self.training_batches(), make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
@@ -213,7 +212,7 @@ class Trainer(TrainerBase):
             self.draw("train", epoch, iteration, data_dict, output_dict)
         if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
             self._log_iteration(epoch, iteration)
-        if self.progress.update:
+        if not self.progress.disable:
             self.progress.update()
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
@@ -224,7 +223,7 @@ class Trainer(TrainerBase):
         self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
         place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
-        self.progress.show(text)
+        self.progress.set_postfix_str(text, refresh=False)
 
     def _end_epoch(self, epoch: int) -> None:
         self.stop.is_sound = False

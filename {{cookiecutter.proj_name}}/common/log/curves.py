@@ -1,13 +1,14 @@
-"""The curves of a run: TensorBoard events in ``event/`` and one JSON object per line in ``metrics.jsonl``."""
+"""The curves of a run, as TensorBoard events and as one JSON object per line; the tables of an evaluation."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _JSON = "metrics.jsonl"
 
 
 class Curves:
-    """Records the scalars and pictures of an experiment in its folder; only rank 0 does.
+    """Records the scalars and pictures of an experiment in its ``event/`` and ``metrics.jsonl``; only rank 0 does.
 
     A checkpoint holds the length of each file, and a resume cuts the files back to it, so that no step appears twice. A
     run that starts anew in the same folder removes them.
@@ -129,3 +130,20 @@ class _GrowingFile:
     def close(self) -> None:
         self.write(b"")
         self._file.close()
+
+
+def write_tables(folder: Path, summary: dict[str, float], rows: list[dict], find_path: Callable[[int], Any]) -> None:
+    """Write ``summary.json`` and ``summary.csv`` with each mean and metric, and ``samples.csv`` with a line a sample.
+
+    ``find_path`` returns the file of the sample of a number, or None.
+    """
+    for name, value in summary.items():
+        add_log(f"eval | {name} {value:.4f}")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    means = [{"name": name, "value": value} for name, value in summary.items()]
+    samples = [row | ({"file": str(path)} if (path := find_path(row["sample"])) else {}) for row in rows]
+    for name, table in (("summary.csv", means), ("samples.csv", samples)):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table for key in row)))
+            writer.writeheader()
+            writer.writerows(table)

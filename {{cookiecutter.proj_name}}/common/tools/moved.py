@@ -10,10 +10,10 @@ from typing import Any
 # Old module = the new modules that its names are in.
 _TABLE = """
     build=config.build errors=config.errors registry=config.registry schema=config.schema secrets=config.secrets
-    device=run.device distributed=run.distributed elastic=run.processes launch=run.launch seed=run.seed
+    device=run.strategy distributed=run.distributed elastic=run.launch launch=run.launch seed=run.seed
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
-    host_copy=state.host_copy,run.device weights=state.weights ema=optim.ema updater=optim.step inputs=config.lookup
+    host_copy=state.checkpoint,run.strategy weights=state.file ema=optim.step updater=optim.step inputs=log.metric
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,photos.reading,tools.download datasets.base_dataset=data,photos.reading
@@ -63,7 +63,7 @@ class _Finder(Loader):
 
 
 def _open(new: str, old: str) -> ModuleType:
-    from common.config.rooms import UserError, open_room
+    from common.config.registry import UserError, open_room
 
     try:
         return open_room(new, old)

@@ -96,7 +96,7 @@ def groups_of(trainer: Trainer) -> list[dict[str, Any]]:
 
 def make_steps(trainer: Trainer, batches: Iterable[dict]) -> Iterator[float]:
     """Train on each batch, as a run does, and yield its loss; with several optimizers, the sum of their losses."""
-    from common.run.device import move_to
+    from common.run.strategy import move_to
 
     for step in trainer.steps.values():
         step.start_epoch(0)

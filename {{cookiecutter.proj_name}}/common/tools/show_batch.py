@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.config.errors import UserError
-from common.config.rooms import find_room, open_room
+from common.config.registry import find_room, open_room
 from common.config.schema import Config
 from common.tools.project import import_package, make_parser, one_line_errors, read_words
 
@@ -30,8 +30,8 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     import torch
 
     from common.config.build import build_loader
-    from common.config.lookup import class_numbers
     from common.data.batches import open_pass
+    from common.log.metric import class_numbers
 
     room = open_room("vision.pictures", "show_batch")
     torch.manual_seed(config.trainer.seed)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
-from common.config.lookup import class_numbers, predicted_classes
+from common.log.metric import class_numbers, predicted_classes
 
 _SIDES = 96, 256  # pixels of a picture's longer side on a page: smaller ones are enlarged, larger ones reduced
 _WIDTH = 1200  # pixels of a page, unless a single sample is wider

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from common.config.errors import RunError, UserError
 from common.data import ArrayDataset, BaseDataset, make_loader
-from common.run.failures import explain
+from common.run.launch import explain
 
 
 class Noise(BaseDataset):
