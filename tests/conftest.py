@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
-EXAMPLES = ["classification", "segmentation", "both", "minimal"]
-ROOMS = ["sharding", "vision", "measures", "diagnose", "tools"]
+EXAMPLES = ["classification", "images", "segmentation", "minimal", "all"]
+ROOMS = ["sharding", "vision", "photos", "measures", "diagnose", "tools"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
@@ -86,7 +86,8 @@ def rooms_of(example, rooms="recommended"):
     """Return the rooms of a project with these answers."""
     if rooms == "all" or (rooms == "recommended" and example != "minimal"):
         return set(ROOMS)
-    return {"vision", "measures"} if example in ("segmentation", "both") else set()
+    needed = {"images": "vision photos", "segmentation": "vision photos measures", "all": "vision photos measures"}
+    return set(needed.get(example, "").split())
 
 
 def expected_files(example, rooms="recommended", ops="yes"):

@@ -47,7 +47,8 @@ def test_the_set_of_files(tmp_path, template_copy, example, rooms, ops):
 def test_the_rooms_of_an_example():
     assert rooms_of("classification", "recommended") == rooms_of("minimal", "all") == set(ROOMS)
     assert rooms_of("minimal", "recommended") == rooms_of("classification", "none") == set()
-    assert rooms_of("segmentation", "none") == {"vision", "measures"}
+    assert rooms_of("segmentation", "none") == {"vision", "photos", "measures"}
+    assert rooms_of("images", "none") == {"vision", "photos"}
 
 
 @pytest.mark.parametrize("rooms", ["recommended", "none"])
@@ -56,17 +57,18 @@ def test_packages_are_those_that_the_rooms_need(tmp_path, example, rooms):
     project = bake(tmp_path, example=example, rooms=rooms)
     required = [re.match(r"[\w-]+", line)[0] for line in (project / "requirements.txt").read_text().splitlines()]
     core = ["torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm"]
-    assert required == core + (["kornia", "pillow", "torchmetrics", "matplotlib"] if rooms_of(example, rooms) else [])
+    present = rooms_of(example, rooms)
+    if present:
+        core += ["kornia", "pillow", *(["torchmetrics"] if "measures" in present else []), "matplotlib"]
+    assert required == core
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_nothing_of_another_example_is_named(tmp_path, example):
     project = bake(tmp_path, example=example, rooms="all")
-    others = expected_files("both", "all") - expected_files(example, "all")
+    others = expected_files("all", "all") - expected_files(example, "all")
     words = {name for name in others if not name.startswith("tests/")}
     words |= {Path(name).stem for name in others if name.startswith("custom/")}
-    words |= {f"configs/{name}.yaml" for name in ("minimal", "eval_minimal")}
-    words |= set() if example == "both" else {"configs/segmentation.yaml", "configs/eval_segmentation.yaml"}
     for name, text in text_of(project).items():
         if not name.startswith("tests/"):  # which may find out which example they are in
             assert not [word for word in words if re.search(rf"\b{re.escape(word)}\b", text)], name
@@ -181,7 +183,7 @@ def test_another_example_works(tmp_path, example):
     python("-m", "unittest", "tests.tests_common.test_imports", cwd=project)
 
 
-@pytest.mark.parametrize(("example", "metric", "least"), [("segmentation", "iou", 0.9), ("minimal", "accuracy", 0.88)])
+@pytest.mark.parametrize(("example", "metric", "least"), [("segmentation", "iou", 0.9), ("minimal", "accuracy", 0.88), ("images", "accuracy", 0.95)])
 def test_another_example_learns(tmp_path, example, metric, least):
     project = bake(tmp_path, example=example)
     said = train(project).stderr

@@ -26,6 +26,7 @@ SOME = [
 KEYS = {
     "sharding": ["--dist.strategy", "fsdp"],
     "vision": ["--dataset.train.transforms", "[{type: Resize, target_size: 8}]"],
+    "photos": ["--dataset.train.type", "ImageFolder"],
     "measures": ["--metric.f1.type", "F1"],
     "diagnose": ["--debug.profile", "[1, 2]"],
 }

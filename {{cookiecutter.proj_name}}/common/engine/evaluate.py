@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.data.batches import find_sizes_at, on_device
+from common.data.batches import find_sizes_at, join_batches, on_device
 from common.engine.agenda import Task
 from common.engine.report import format_scalars
 from common.log import activations
@@ -110,7 +110,9 @@ class Validation(Task):
         agenda.drop += [other for other in dropped if other != name]
 
     def _evaluate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
-        trainer, draws = self._trainer, self._trainer.config.progress.save_progress_val
+        trainer, progress = self._trainer, self._trainer.config.progress
+        missing = progress.max_samples_val if progress.save_progress_val else 0  # samples of the picture to come
+        shown: list[tuple[dict, ...]] = []
 
         def step(iteration: int, data_dict: dict, size: int) -> StepResult:
             if not size:
@@ -118,16 +120,26 @@ class Validation(Task):
             trainer.before_val_step(epoch, iteration, data_dict)
             output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
             trainer.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
-            return output_dict, results(iteration, data_dict, output_dict, result_dict, size)
+            return output_dict, results(data_dict, output_dict, result_dict, size)
 
-        def results(iteration: int, data_dict: dict, output_dict: dict, result_dict: dict, size: int) -> Iterator:
+        def results(data_dict: dict, output_dict: dict, result_dict: dict, size: int) -> Iterator:
+            nonlocal missing
             yield result_dict, size
-            if iteration == 0 and draws:
-                trainer.draw("val", epoch, iteration, data_dict, output_dict)
+            if missing > 0:
+                shown.append((data_dict, output_dict))
+                missing -= size
+                if missing <= 0:
+                    draw()
+
+        def draw() -> None:
+            trainer.draw("val", epoch, 0, *join_batches(shown))
+            shown.clear()
 
         check_stop, before = trainer.stop.check_within, partial(trainer.before_val_epoch, epoch)
         summary_dict = evaluate(loader, trainer.device, step, trainer.metric, check_stop, before)
-        for name, figure in trainer.metric.draw().items() if draws else ():
+        if shown:  # the whole set has fewer samples
+            draw()
+        for name, figure in trainer.metric.draw().items() if progress.save_progress_val else ():
             trainer.curves.add_figure("val", name, figure, trainer.total_iterations)
         trainer.after_val_epoch(epoch, summary_dict)
         return summary_dict

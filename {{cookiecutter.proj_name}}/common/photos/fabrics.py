@@ -90,10 +90,10 @@ def draw_fabrics(folder: Path) -> None:
 def draw_photo(pattern: str, number: int) -> Image.Image:
     """Return a photograph of a fabric in two colors, at some angle, folded, in some light."""
     random = np.random.default_rng([zlib.crc32(pattern.encode()), number])
-    colors = random.uniform(0.1, 0.95, (2, 3))
-    while abs(colors[0] - colors[1]).max() < 0.4:  # two colors that can be told apart
-        colors = random.uniform(0.1, 0.95, (2, 3))
-    period = random.uniform(55, 110)
+    colors = np.stack([random.uniform(0.05, 0.45, 3), random.uniform(0.55, 1.0, 3)])
+    if random.random() < 0.5:  # dark on light
+        colors = colors[::-1]
+    period = random.uniform(60, 110)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     x, y = x - WIDTH / 2, y - HEIGHT / 2
     tilt, turn = random.uniform(-3e-4, 3e-4, 2).tolist(), random.uniform(0, 2 * math.pi)

@@ -150,7 +150,7 @@ def find_pictures(folder: Path, classes: Sequence[str] | None = None, tells: boo
         else:
             empty.append(name)
     for what, names in (
-        ("no files of pictures that Pillow reads", others),
+        ("no files of pictures that Pillow reads in folders of classes", others),
         ("folders without pictures", empty),
         ("folders of other classes", unknown),
     ):

@@ -48,11 +48,8 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
     samples, photos = room.as_samples(pictures), find_room("photos.classes")
     classes = photos and photos.classes_of(loader)
-    if "label" in batch:
-        labels = batch["label"][:count].tolist()
-        samples = [
-            sample._replace(title=str(classes[n] if classes else n)) for sample, n in zip(samples, labels, strict=True)
-        ]
+    for i, number in enumerate(batch["label"][:count].tolist() if "label" in batch else ()):
+        samples[i] = samples[i]._replace(title=str(classes[number] if classes else number))
     room.write_picture(room.draw_page(samples), out)
 
 

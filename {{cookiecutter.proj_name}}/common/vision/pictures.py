@@ -152,7 +152,7 @@ class SamplePage:
 
     def write(self) -> None:
         """Write ``predictions.png``, wrong guesses first."""
-        samples = [sample for is_right in sorted(self.groups) for sample in self.groups[is_right]]
+        samples = [sample for is_right in (False, True, None) for sample in self.groups.get(is_right, [])]
         if samples:
             write_picture(draw_page(samples), self.folder / "predictions.png")
 
