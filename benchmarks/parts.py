@@ -87,8 +87,7 @@ def by_the_engine(trainer: Trainer, batches: list[dict]) -> None:
 
 def validate(trainer: Trainer) -> None:
     """Validate as a run does between two steps."""
-    trainer.agenda.add("validate")
-    trainer.agenda.run_tasks()
+    trainer.run_validation()
 
 
 def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:

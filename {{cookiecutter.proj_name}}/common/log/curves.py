@@ -50,8 +50,13 @@ class Curves:
     def add_image(self, split: str, name: str, image: torch.Tensor, step: int, file: Path | None = None) -> None:
         """Record a picture (3, H, W) or (1, H, W), uint8 or floating in [0, 1], as ``<split>/<name>``.
 
-        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too.
+        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too. What has another shape
+        is skipped with a warning.
         """
+        if not isinstance(image, torch.Tensor) or image.ndim != 3 or len(image) not in (1, 3):
+            found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+            add_log(f"{split}/{name}: expected a picture (3, H, W) or (1, H, W), found {found}", "WARNING")
+            return
         pixels = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().byte()
         summary = image_summary(f"{split}/{name}", pixels, dataformats="CHW")
         self._write(summary, step)

@@ -214,7 +214,7 @@ class EMA:
         self.decay, self.updates = decay, 0
 
     def update(self, moved: torch.Tensor | None = None) -> None:
-        """Move the average towards the model's weights. Where the host does not know yet whether these have moved,
+        """Move the average toward the model's weights. Where the host does not know yet whether these have moved,
         ``moved`` is that boolean on the device; if it turns out to be false, the caller takes one from ``updates``.
         """
         self.updates += 1

@@ -17,7 +17,7 @@ _TABLE = """
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,photos.reading,tools.download datasets.base_dataset=data,photos.reading
-    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader
+    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.dataset
     datasets.view=data.dataset losses=optim.loss,measures.dice_loss,measures.focal_loss
     losses.dice_loss=measures.dice_loss losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
     metrics=log.metric,measures.torch_metric metrics.base_metric=log.metric metrics.metric_set=log.metric
@@ -26,7 +26,8 @@ _TABLE = """
     models=vision.model,vision.mlp,vision.resnet models.base_model=vision.model models.mlp=vision.mlp
     models.pretrained=vision.model models.resnet=vision.resnet
     transforms=vision.pipeline transforms.colour=vision.color transforms.geometry=vision.geometry
-    transforms.pipeline=vision.pipeline
+    transforms.pipeline=vision.pipeline data.batches=data.loader,data.dataset engine.report=engine.parts
+    engine.evaluate=engine.base_trainer engine.stop=engine.agenda
 """
 MOVED = {f"common.{old}": new.split(",") for old, _, new in (pair.partition("=") for pair in _TABLE.split())}
 

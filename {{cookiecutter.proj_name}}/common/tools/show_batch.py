@@ -1,11 +1,12 @@
 """Draw a batch as the model gets it, after all transforms."""
 
 from pathlib import Path
+from typing import Any
 
 from common.config.errors import UserError
 from common.config.registry import find_room, open_room
 from common.config.schema import Config
-from common.tools.project import import_package, make_parser, one_line_errors, read_words
+from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,23 +15,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", choices=("train", "val", "eval"), default="train", help="default: %(default)s")
     parser.add_argument("--count", type=int, default=16, help="samples at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="the picture (default: %(default)s)")
-    words, config = read_words(parser, argv)
+    args, config = read_args(parser, argv)
     with one_line_errors():
         import_package()
-        draw_batch(config, words.split, words.count, words.out)
-    print(words.out)
+        draw_batch(config, args.split, args.count, args.out)
+    print(args.out)
 
 
 def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     """Draw the first samples of the first batch.
 
     Raises:
-        UserError: There is no such split, or its batches have no ``image``.
+        UserError: There is no such split, or its batches have no ``image``, or one that cannot be drawn.
     """
     import torch
 
     from common.config.build import build_loader
-    from common.data.batches import open_pass
+    from common.data.loader import open_pass
     from common.log.metric import class_numbers
 
     room = open_room("vision.pictures", "show_batch")
@@ -42,14 +43,19 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     batch = transform(batch) if transform else batch
     if "image" not in batch:
         raise UserError(f"dataset.{split}: a batch has no image to draw, found {', '.join(batch)}")
-    pictures = {"image": room.as_pictures(batch["image"][:count])}
+    try:
+        pictures = {"image": room.as_pictures(batch["image"][:count])}
+    except ValueError as error:
+        raise UserError(f"dataset.{split}: {error}") from None
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
     samples, photos = room.as_samples(pictures), find_room("photos.classes")
-    classes = photos and photos.classes_of(loader)
-    for i, number in enumerate(batch["label"][:count].tolist() if "label" in batch else ()):
-        samples[i] = samples[i]._replace(title=str(classes[number] if classes else number))
+    labels: Any = batch.get("label")
+    if isinstance(labels, torch.Tensor) and labels.ndim == 1:
+        names = photos and photos.classes_of(loader)
+        titles = [names[label] if names else f"{label:g}" for label in labels[:count].tolist()]
+        samples = [sample._replace(title=title) for sample, title in zip(samples, titles, strict=True)]
     room.write_picture(room.draw_page(samples), out)
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
+from common.log.console import add_log
 from common.log.metric import class_numbers, predicted_classes
 
 _SIDES = 96, 256  # pixels of a picture's longer side on a page: smaller ones are enlarged, larger ones reduced
@@ -38,11 +39,12 @@ def draw_samples(
 
     ``triplets`` for a batch with a ``mask``: image, true mask and prediction. ``guesses`` for one with a ``label``:
     images above the guesses, the right ones in a green frame, the wrong ones in a red frame and with the true class.
+    What has other shapes is not drawn; the first time, a warning says so.
 
     Args:
-        data_dict: ``image`` (batch, channels, H, W) of any range, and ``mask`` (batch, H, W) or (batch, 1, H, W), or
-            ``label`` (batch,).
-        output_dict: ``logits`` (batch, classes, ...).
+        data_dict: ``image`` (batch, channels, H, W) of any range, as ``as_pictures`` takes it, and ``mask``
+            (batch, H, W) or (batch, 1, H, W), or ``label`` (batch,).
+        output_dict: ``logits`` (batch, classes, H, W) with a mask, (batch, classes) with a label.
         count: The maximum number of samples.
         classes: The names of the classes. None: their numbers.
     """
@@ -51,8 +53,8 @@ def draw_samples(
     first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
     logits = output_dict["logits"][:count]
     samples = as_samples(_draw(first, logits))
-    if "mask" in first:
-        return {"triplets": draw_page(samples)}
+    if "mask" in first or not samples:
+        return {"triplets": draw_page(samples)} if samples else {}
     guesses = (logits.argmax(dim=1) if classes else predicted_classes(logits)).tolist()
     for i, (guess, label) in enumerate(zip(guesses, first["label"].tolist(), strict=True)):
         shown = (classes[guess], classes[label]) if classes else (guess, label)
@@ -71,13 +73,41 @@ def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[
     return {name: picture[0].clone() for name, picture in _draw(batch, output_dict["logits"][None]).items()}
 
 
-def _draw(batch: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1]."""
-    pictures = {"image": as_pictures(batch["image"])}
-    if "mask" in batch:
-        masks = {"truth": class_numbers(batch["mask"], logits), "prediction": predicted_classes(logits)}
-        pictures |= {name: color_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
-    return pictures
+def _draw(batch: dict[str, Any], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1].
+
+    Empty, with a warning the first time, where the shapes do not fit.
+    """
+    found = {name: _shape(value) for name, value in {**batch, "logits": logits}.items()}
+    try:
+        pictures = {"image": as_pictures(batch["image"])}
+        count, _, *size = found["image"]
+        if "mask" in batch:
+            mask_fits = found["mask"] in ((count, *size), (count, 1, *size))
+            if not mask_fits or logits.ndim != 4 or [*logits.shape[2:]] != size:
+                expected = (
+                    f"masks (batch, H, W) or (batch, 1, H, W) and logits (batch, classes, H, W) as {found['image']}"
+                )
+                raise ValueError(f"expected {expected}, found {found['mask']} and {found['logits']}")
+            masks = {"truth": class_numbers(batch["mask"], logits), "prediction": predicted_classes(logits)}
+            return pictures | {name: color_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
+        if "label" in batch and (logits.ndim != 2 or found["label"] != (count,)):
+            expected = "labels (batch,) and logits (batch, classes)"
+            raise ValueError(f"expected {expected}, found {found['label']} and {found['logits']}")
+        return pictures
+    except ValueError as error:
+        _warn(f"samples are not drawn: {error}")
+        return {}
+
+
+def _shape(value: Any) -> Any:
+    """Return the shape of a tensor, or the type of what is none."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+@cache
+def _warn(text: str) -> None:
+    add_log(text, "WARNING")
 
 
 def as_samples(pictures: dict[str, torch.Tensor]) -> list[ShownSample]:
@@ -88,24 +118,35 @@ def as_samples(pictures: dict[str, torch.Tensor]) -> list[ShownSample]:
 def as_pictures(images: torch.Tensor) -> torch.Tensor:
     """Return images (batch, channels, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
 
-    One channel becomes gray, two become red and green, and of more the first three are shown. If a value is outside
-    [0, 1], as in normalized images, the whole batch is scaled to that range.
+    One channel becomes gray, and so does the first of two; of more than three the first three are shown. If a value is
+    outside [0, 1], as in normalized images, the whole batch is scaled to that range.
+
+    Raises:
+        ValueError: They are no tensor, have another number of dimensions, or no pixels.
     """
-    images = images[:, :3].float() / (255 if images.dtype == torch.uint8 else 1)
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.numel():
+        raise ValueError(f"expected images (batch, channels, H, W), found {_shape(images)}")
+    images = images[:, : 3 if images.shape[1] >= 3 else 1]
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     low, high = images.aminmax()
     if low < 0 or high > 1:
         images = (images - low) / (high - low).clamp(min=1e-9)
-    return functional.pad(images, (0, 0, 0, 0, 0, 1)) if images.shape[1] == 2 else images.expand(-1, 3, -1, -1)
+    return images.expand(-1, 3, -1, -1)
 
 
 def color_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return class numbers (batch, H, W) as colors (batch, 3, H, W) in [0, 1], class 0 black; two: black and white."""
+    """Return class numbers (batch, H, W) as colors (batch, 3, H, W) in [0, 1]: class 0 black, 1 of two classes white.
+
+    Numbers that are no class, such as those which a loss ignores, are gray.
+    """
     if classes == 2:
         return (numbers > 0).float().unsqueeze(1).expand(-1, 3, -1, -1)
     hues = torch.arange(classes - 1) * 0.618034 % 1  # steps of the golden ratio keep neighboring classes distinct
     wheel = (hues[:, None] * 6 + torch.tensor([0.0, 4.0, 2.0])) % 6
-    palette = torch.cat([torch.zeros(1, 3), ((wheel - 3).abs() - 1).clamp(0, 1)]).to(numbers.device)
-    return palette[numbers].movedim(-1, 1)
+    colors = ((wheel - 3).abs() - 1).clamp(0, 1)
+    palette = torch.cat([torch.zeros(1, 3), colors, torch.full((1, 3), 0.5)]).to(numbers.device)
+    is_class = (numbers >= 0) & (numbers < classes)
+    return palette[numbers.long().where(is_class, classes)].movedim(-1, 1)
 
 
 def write_picture(image: torch.Tensor, path: Path) -> None:

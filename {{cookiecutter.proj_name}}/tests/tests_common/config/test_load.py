@@ -270,7 +270,7 @@ class TestFlags(ConfigTest):
         self.assertEqual(config.optim.named["discriminator"], OptimizerConfig(lr=4e-4))
         self.assertEqual(config.loss, {"ce": {"weight": 1e-2}})
 
-    def test_a_type_keeps_its_neighbours_and_a_mapping_replaces_them(self):
+    def test_a_type_keeps_its_neighbors_and_a_mapping_replaces_them(self):
         text = "optim: {lr_scheduler: {type: StepLR, step_size: 3}}\ndataset: {val: {type: X}}"
         kept = self.load(text, "--optim.lr_scheduler.type", "ExponentialLR").optim.lr_scheduler
         replaced = self.load(text, "--optim.lr_scheduler", "{type: ExponentialLR}").optim.lr_scheduler

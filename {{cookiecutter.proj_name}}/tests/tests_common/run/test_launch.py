@@ -48,10 +48,10 @@ RANKS = """
 """
 
 
-def torchrun(folder, *words):
+def torchrun(folder, *args):
     """Run a program on two processes."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *args]
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
 
 
