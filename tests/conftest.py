@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
 EXAMPLES = ["classification", "images", "segmentation", "minimal", "all"]
-ROOMS = ["sharding", "vision", "photos", "measures", "diagnose", "tools"]
+ROOMS = ["sharding", "vision", "images", "measures", "diagnose", "tools"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
@@ -86,7 +86,7 @@ def rooms_of(example, rooms="recommended"):
     """Return the rooms of a project with these answers."""
     if rooms == "all" or (rooms == "recommended" and example != "minimal"):
         return set(ROOMS)
-    needed = {"images": "vision photos", "segmentation": "vision photos measures", "all": "vision photos measures"}
+    needed = {"images": "vision images", "segmentation": "vision images measures", "all": "vision images measures"}
     return set(needed.get(example, "").split())
 
 

@@ -47,8 +47,8 @@ def test_the_set_of_files(tmp_path, template_copy, example, rooms, ops):
 def test_the_rooms_of_an_example():
     assert rooms_of("classification", "recommended") == rooms_of("minimal", "all") == set(ROOMS)
     assert rooms_of("minimal", "recommended") == rooms_of("classification", "none") == set()
-    assert rooms_of("segmentation", "none") == {"vision", "photos", "measures"}
-    assert rooms_of("images", "none") == {"vision", "photos"}
+    assert rooms_of("segmentation", "none") == {"vision", "images", "measures"}
+    assert rooms_of("images", "none") == {"vision", "images"}
 
 
 @pytest.mark.parametrize("rooms", ["recommended", "none"])

@@ -6,8 +6,8 @@ from torch import nn
 
 from common import BatchTester, Config, Session, build_loader, build_metric, build_model, find_room, get_rank
 
-pictures = find_room("vision.pictures")  # None in a project without that room: then nothing is drawn
-photos = find_room("photos.classes")
+pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
+labels = find_room("images.classes")
 
 
 class CustomTester(BatchTester):
@@ -16,8 +16,8 @@ class CustomTester(BatchTester):
     def __init__(
         self, config: Config, session: Session, model: nn.Module | None = None, max_samples: int | None = None
     ):
-        if model is None and photos and session.checkpoint:  # it tells the names and the number of the classes
-            config = photos.fit_to_checkpoint(config, session.checkpoint)
+        if model is None and labels and session.checkpoint:  # it tells the names and the number of the classes
+            config = labels.fit_to_checkpoint(config, session.checkpoint)
         super().__init__(config, session)
         self.classes = (config.dataset.eval or {}).get("classes")
         self.register_model(build_model(config.model) if model is None else model)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
 from common import (
     Config,
     Session,
@@ -20,8 +16,8 @@ from common import (
 )
 from custom.tester import CustomTester
 
-pictures = find_room("vision.pictures")  # None in a project without that room: then nothing is drawn
-photos = find_room("photos.classes")
+pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
+labels = find_room("images.classes")
 
 
 class CustomTrainer(Trainer):
@@ -30,8 +26,8 @@ class CustomTrainer(Trainer):
     def __init__(self, config: Config, session: Session):
         on_gpu = session.device.type == "cuda"
         train_loader = build_loader(config, "train", on_gpu)
-        if photos:  # the data may tell the names and the number of the classes
-            config = photos.fit_to_data(config, train_loader)
+        if labels:  # the data may tell the names and the number of the classes
+            config = labels.fit_to_data(config, train_loader)
         super().__init__(config, session)
         self.classes = (config.dataset.train or {}).get("classes")
         self.register_loader(train_loader, build_loader(config, "val", on_gpu))
@@ -53,11 +49,11 @@ class CustomTrainer(Trainer):
         """Return the logits and the losses of a batch."""
         return self.train_step(epoch, iteration, data_dict)
 
-    def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
+    def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict:
         """Return pictures of the batch's first samples and of the model's predictions."""
         count = self.config.progress.max_samples_val
         return pictures.draw_samples(data_dict, output_dict, count, self.classes) if pictures else {}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict:
         """Return the trainer's state, with the names of the classes for those who use the checkpoint."""
         return super().state_dict() | ({"classes": self.classes} if self.classes else {})

@@ -13,7 +13,7 @@ from common.config.errors import UserError, closest
 _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 # What the rooms register, by the kind of the registry: each name with the module that registers it on import.
 OFFERED = {
-    "data set": {"ImageFolder": "photos.folder"},
+    "data set": {"ImageFolder": "images.folder"},
     "model": {"MLP": "vision.mlp", "ResNet": "vision.resnet"},
     "loss": {"DiceLoss": "measures.dice_loss", "FocalLoss": "measures.focal_loss"},
     "metric": {

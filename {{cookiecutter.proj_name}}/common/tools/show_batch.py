@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.errors import UserError
-from common.config.registry import find_room, open_room
+from common.config.registry import open_room
 from common.config.schema import Config
 from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
@@ -34,7 +34,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     from common.data.loader import open_pass
     from common.log.metric import class_numbers
 
-    room = open_room("vision.pictures", "show_batch")
+    room = open_room("images.pictures", "show_batch")
     torch.manual_seed(config.trainer.seed)
     loader = build_loader(config, split)
     if loader is None:
@@ -50,10 +50,10 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
-    samples, photos = room.as_samples(pictures), find_room("photos.classes")
+    samples = room.as_samples(pictures)
     labels: Any = batch.get("label")
     if isinstance(labels, torch.Tensor) and labels.ndim == 1:
-        names = photos and photos.classes_of(loader)
+        names = open_room("images.classes", "show_batch").classes_of(loader)
         titles = [names[label] if names else f"{label:g}" for label in labels[:count].tolist()]
         samples = [sample._replace(title=title) for sample, title in zip(samples, titles, strict=True)]
     room.write_picture(room.draw_page(samples), out)

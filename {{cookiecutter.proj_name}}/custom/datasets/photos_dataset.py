@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common import DATASET_REGISTRY
-from common.photos.fabrics import draw_fabrics
-from common.photos.folder import ImageFolder
+from common.images.fabrics import draw_fabrics
+from common.images.folder import ImageFolder
 
 DRAWN = Path("data/fabrics")
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from common.config.errors import UserError
-from common.photos import fabrics
-from common.photos.fabrics import draw_photo
+from common.images import fabrics
+from common.images.fabrics import draw_photo
 from tests import needs_room, slow
 from custom.datasets import photos_dataset
 from custom.datasets.photos_dataset import PhotosDataset

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.config.errors import UserError
 from common.config.registry import (
+    DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
@@ -22,6 +23,7 @@ from common.config.registry import (
 
 COMMON = Path(__file__).resolve().parents[3] / "common"
 REGISTRIES = {
+    "data set": DATASET_REGISTRY,
     "model": MODEL_REGISTRY,
     "loss": LOSS_REGISTRY,
     "metric": METRIC_REGISTRY,

@@ -13,7 +13,7 @@ from PIL import Image
 from common.config.build import build_loader
 from common.config.errors import UserError
 from common.config.schema import Config, DatasetConfig, DirConfig
-from common.photos.folder import ImageFolder
+from common.images.folder import ImageFolder
 
 
 class FolderTest(unittest.TestCase):
@@ -22,7 +22,7 @@ class FolderTest(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.root = Path(temporary.name) / "photos"
         self.root.mkdir()
-        patch = mock.patch("common.photos.folder.add_log")
+        patch = mock.patch("common.images.folder.add_log")
         self.log = patch.start()
         self.addCleanup(patch.stop)
 

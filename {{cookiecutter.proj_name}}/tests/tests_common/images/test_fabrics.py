@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from common.config.errors import UserError
-from common.photos import fabrics
+from common.images import fabrics
 
 
 @mock.patch.object(fabrics, "PHOTOGRAPHS", 2)

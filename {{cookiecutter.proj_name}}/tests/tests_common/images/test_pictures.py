@@ -9,7 +9,7 @@ import torch
 from loguru import logger
 from PIL import Image
 
-from common.vision.pictures import (
+from common.images.pictures import (
     SamplePage,
     ShownSample,
     as_pictures,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from common.photos.reading import center_box, picture_suffixes, random_box, read_image
+from common.images.reading import center_box, picture_suffixes, random_box, read_image
 
 
 def picture(width: int = 60, height: int = 40) -> Image.Image:

@@ -13,8 +13,8 @@ from typing import Any
 from common.config.errors import UserError, nearest
 from common.config.registry import DATASET_REGISTRY
 from common.data import BaseDataset, split_groups
+from common.images.reading import picture_suffixes, random_box, read_image
 from common.log.console import add_log
-from common.photos.reading import picture_suffixes, random_box, read_image
 
 # The names that the folder of a split may have.
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "eval": ("eval", "test")}
