@@ -218,8 +218,10 @@ def _draw_cell(sample: ShownSample) -> Image.Image:
     images = [_to_image(_to_size(picture)) for picture in sample.pictures.values()]
     step, high = images[0].width + 8, images[0].height + 6
     lines = [list(sample.pictures)] if len(images) > 1 else []
-    lines += [[text] for text in (sample.title, sample.name) if text]
-    cell = Image.new("RGB", (step * len(images) - 2, high + _LINE * len(lines)), "white")
+    whole = step * len(images) - 2
+    title = sample.title if _font().getlength(sample.title) <= whole else sample.title.replace(", is ", ",\nis ")
+    lines += [[text] for text in (*title.split("\n"), sample.name) if text]
+    cell = Image.new("RGB", (whole, high + _LINE * len(lines)), "white")
     pen = ImageDraw.Draw(cell)
     for i, image in enumerate(images):
         pen.rectangle((step * i, 0, step * i + step - 3, high - 1), "white", _COLORS[sample.is_right], 2)
@@ -229,7 +231,7 @@ def _draw_cell(sample: ShownSample) -> Image.Image:
         for k, text in enumerate(texts):
             while len(text) > 1 and _font().getlength(text) > width:
                 text = text.rstrip("…")[:-1] + "…"
-            color = "black" if texts[k] == sample.title else "#777777"
+            color = "black" if texts[k] in title else "#777777"
             pen.text((width * k + width // 2, high + _LINE * i + 2), text, color, _font(), anchor="ma")
     return cell
 

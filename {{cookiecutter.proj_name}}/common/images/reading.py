@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge in pixels."""
 ChooseBox = Callable[[int, int, float], Box]
 """Called with the width and the height of a picture, and with the width of the part over its height."""
+
+_TURNS = {  # how a picture becomes upright, by its EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @cache
@@ -44,9 +55,9 @@ def read_image(
     with Image.open(path) as image:
         if image.format not in ("JPEG", "MPO"):  # they alone can be decoded smaller; a TIFF is turned by its loading
             image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = _orientation(image)
         if size is None:
-            return _to_tensor(ImageOps.exif_transpose(_convert(image, mode)))
+            return _to_tensor(_turned(_convert(image, mode), orientation))
         height, width = (size, size) if isinstance(size, int) else size
         if orientation in (5, 6, 7, 8):  # they exchange height and width
             height, width = width, height
@@ -57,7 +68,7 @@ def read_image(
         x, y = image.size[0] / whole[0], image.size[1] / whole[1]
         box = left * x, top * y, right * x, bottom * y
         image = _convert(image, mode).resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
-        return _to_tensor(ImageOps.exif_transpose(image))
+        return _to_tensor(_turned(image, orientation))
 
 
 def center_box(width: int, height: int, ratio: float) -> Box:
@@ -99,6 +110,18 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(layered)
     return image.convert(mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the number of a picture's EXIF orientation; 1, which is upright, if it has none or damaged EXIF data."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

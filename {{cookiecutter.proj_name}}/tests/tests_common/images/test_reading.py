@@ -79,6 +79,13 @@ class TestWhole(ReadingTest):
                 upright = np.array(ImageOps.exif_transpose(stored))
                 self.assertEqual(pixels.permute(1, 2, 0).tolist(), upright.tolist(), name)
 
+    def test_damaged_exif_data(self):
+        whole = self.read(picture(), "a.jpg")
+        data = (self.folder / "a.jpg").read_bytes()
+        damaged = b"\xff\xe1\x00\x0fExif\x00\x00garbage"
+        (self.folder / "b.jpg").write_bytes(data[:2] + damaged + data[2:])
+        self.assertTrue(read_image(self.folder / "b.jpg").equal(whole))
+
 
 class TestResized(ReadingTest):
     def test_the_middle(self):
