@@ -231,7 +231,7 @@ def _draw_cell(sample: ShownSample) -> Image.Image:
         for k, text in enumerate(texts):
             while len(text) > 1 and _font().getlength(text) > width:
                 text = text.rstrip("…")[:-1] + "…"
-            color = "black" if texts[k] in title else "#777777"
+            color = "black" if texts[k] in title.split("\n") else "#777777"
             pen.text((width * k + width // 2, high + _LINE * i + 2), text, color, _font(), anchor="ma")
     return cell
 
