@@ -67,6 +67,15 @@ def take_weights(trainer: Trainer, checkpoint: Path) -> None:
     add_log(f"fine-tuning from the weights of {checkpoint}")
 
 
+def resume(trainer: Trainer, checkpoint: Path) -> None:
+    """Restore every part from a checkpoint; optimizers' arguments that the config has changed keep their new values."""
+    fresh = {name: [dict(group) for group in optimizer.param_groups] for name, optimizer in trainer.optimizers.items()}
+    trainer.checkpointer.load(checkpoint)
+    for name, argument in sorted(trainer.checkpointer.parts["continuity"].changed_arguments, key=str):
+        trainer.steps[name or MAIN].take_argument(argument, fresh[name or MAIN])
+    add_log(f"resuming from {checkpoint}")
+
+
 def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     """Join each optimizer with its schedule, its config section and its model."""
     steps: dict[str, OptimizerStep] = {}

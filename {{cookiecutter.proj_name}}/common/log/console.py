@@ -36,7 +36,8 @@ def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
         filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
     )
     if file is not None:
-        logger.add(file, level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE)
+        form = "{time:YYYY-MM-DD HH:mm:ss} | " + _LINE
+        logger.add(file, level="DEBUG", format=form, errors="backslashreplace")  # paths may be in another encoding
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
@@ -68,5 +69,5 @@ class Progress(tqdm):
 
     def describe(self) -> str:
         """Return the last measurement and the remaining time: ``412 it/s, data 4%, eta 0:01:05``."""
-        left = timedelta(seconds=round((self.total - self._marked) / max(self._speed, 1e-9)))
+        left = timedelta(seconds=round(min((self.total - self._marked) / max(self._speed, 1e-9), 1e12)))
         return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"

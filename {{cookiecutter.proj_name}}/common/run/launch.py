@@ -229,6 +229,10 @@ def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
         sys.exit(error.exit_code)
     if rank:
         print(f"{start}{type(error).__name__}:", file=sys.stderr)
+    if secrets:
+        sys.excepthook = lambda kind, error, frames: print(
+            hide("".join(traceback.format_exception(error)), secrets), end="", file=sys.stderr
+        )
     raise error
 
 

@@ -43,7 +43,7 @@ class Checkpointer:
         sharded: bool = False,
         strategy: Strategy = WHOLE,
     ):
-        self.folder, self._parts, self._strategy = folder, parts, strategy
+        self.folder, self.parts, self._strategy = folder, parts, strategy
         self._keep_last, self._stop_on_error = keep_last, stop_on_error
         self._shards = strategy.shard_writer() if sharded else None
         self._copy = HostCopy(get_rank() == 0, strategy.whole)
@@ -62,7 +62,7 @@ class Checkpointer:
         ``obsolete`` names are deleted once this one is proven good.
         """
         self.wait()
-        state, shards = {name: part.state_dict() for name, part in self._parts.items()}, None
+        state, shards = {name: part.state_dict() for name, part in self.parts.items()}, None
         if self._shards:
             state, shards = self._shards.write(state, self.folder)
         state = self._copy.take(state)
@@ -96,11 +96,11 @@ class Checkpointer:
     def load(self, path: Path) -> None:
         """Restore every part. Raise a UserError if the file is damaged, lacks a part, or a part does not fit."""
         state = read_checkpoint(path, whole=not self._strategy.is_sharded)
-        for name in self._parts:
+        for name in self.parts:
             if name not in state:
                 hint = "to start from its weights, --progress.start_epoch 0"
                 raise UserError(f"{path}: has no '{name}' to go on with; {hint}")
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             try:
                 part.load_state_dict(state[name])
             except UserError as error:
@@ -192,24 +192,28 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))[::-1]
 
 
-def find_newest(folder: Path) -> Path | None:
+def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
     """Return the newest good checkpoint in a folder; None without any file. Raise a UserError if all are damaged."""
-    paths = newest_first(folder)
+    paths, fault = newest_first(folder), None
     for path in paths:
-        fault = find_fault(path)
+        fault = find_fault(path, for_weights)
         if fault is None:
             return path
         add_log(f"{path} is skipped: {fault}", "WARNING")
     if not paths:
         return None
     text = f"{folder}: none of its {len(paths)} checkpoints is whole, so there is nothing to go on from"
-    raise UserError(f"{text}; nothing was changed. To start over, use another --name")
+    raise UserError(f"{text} ({paths[-1].name}: {fault}); nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str) -> Path:
-    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none."""
-    path = Path(resume)
-    newest = (find_newest(path) or find_newest(path / "checkpoints")) if path.is_dir() else path
+def find_checkpoint(resume: str, for_weights: bool = False) -> Path:
+    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none.
+
+    ``for_weights`` accepts other formats.
+    """
+    path, newest = Path(resume), Path(resume)
+    if path.is_dir():
+        newest = find_newest(path, for_weights) or find_newest(path / "checkpoints", for_weights)
     if newest is None:
         raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
     return newest
