@@ -18,11 +18,14 @@ PACKAGE = re.compile(
 )
 
 
-# What belongs to one example alone. All else is in every project.
+# What belongs to some examples alone. All else is in every project.
 PARTS = {
     "digits": """
-        custom/datasets/digits_dataset.py custom/metrics/accuracy_metric.py data/digits/README.md data/digits/digits.npz
-        tests/tests_custom/test_digits_dataset.py tests/tests_custom/test_accuracy_metric.py
+        custom/datasets/digits_dataset.py data/digits/README.md data/digits/digits.npz
+        tests/tests_custom/test_digits_dataset.py
+    """,
+    "accuracy": """
+        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py
     """,
     "classification": """
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
@@ -37,23 +40,28 @@ PARTS = {
         tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
         tests/tests_custom/test_unets.py
     """,
+    "images": """
+        configs/images.yaml configs/eval_images.yaml custom/datasets/photos_dataset.py
+        tests/tests_custom/test_images.py
+    """,
     "language": """
         configs/language.yaml configs/eval_language.yaml custom/datasets/text_dataset.py custom/language_tester.py
         custom/language_trainer.py custom/losses/next_token_loss.py custom/metrics/bits_per_byte_metric.py
         custom/models/gpt_model.py evaluate_language.py tests/tests_custom/test_language.py train_language.py
     """,
-    "labels": "plain_loop.py tests/tests_custom/test_configs.py tests/tests_custom/test_tester.py",
+    "labels": "plain_loop.py tests/tests_custom/test_tester.py",
     "minimal": """
         configs/minimal.yaml configs/eval_minimal.yaml custom/models/linear_model.py
         tests/tests_custom/test_minimal.py
     """,
 }
 KEPT = {
-    "classification": {"digits", "classification", "labels"},
+    "classification": {"digits", "accuracy", "classification", "labels"},
+    "images": {"accuracy", "images", "labels"},
     "segmentation": {"segmentation", "labels"},
     "language": {"language"},
-    "both": {"digits", "classification", "segmentation", "labels", "language"},
-    "minimal": {"digits", "minimal", "labels"},
+    "minimal": {"digits", "accuracy", "minimal", "labels"},
+    "all": set(PARTS),
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
 # all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands

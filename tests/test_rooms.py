@@ -26,6 +26,7 @@ SOME = [
 KEYS = {
     "sharding": ["--dist.strategy", "fsdp"],
     "vision": ["--dataset.train.transforms", "[{type: Resize, target_size: 8}]"],
+    "images": ["--dataset.train.type", "ImageFolder"],
     "measures": ["--metric.f1.type", "F1"],
     "diagnose": ["--debug.profile", "[1, 2]"],
 }
@@ -88,7 +89,7 @@ def test_the_example_trains_and_is_evaluated(lacking):
     python("evaluate.py", "--config", "configs/eval.yaml", *flags, cwd=project)
     results = project / "results/digits"
     assert json.loads((results / "summary.json").read_text()).keys() >= {"accuracy"}
-    assert (results / "predictions.png").exists() == ("vision" not in missing)
+    assert (results / "predictions.png").exists() == ("images" not in missing)
     assert (results / "confusion.png").exists() == ("measures" not in missing)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from common import BatchTester, Config, Session, add_log, build_loader, build_metric, get_rank
+from common import BatchTester, Config, Session, add_log, build_loader, build_metric, build_model, get_rank
 from common.text.generation import continue_text
 from common.text.tokens import open_tokens
 
@@ -15,9 +15,11 @@ WRITING = {"count": 300, "temperature": 0.8, "top_k": 40}  # tokens behind each 
 class CustomTester(BatchTester):
     """Evaluates a model on ``dataset.eval``, or on its first ``max_samples`` blocks."""
 
-    def __init__(self, config: Config, session: Session, model: nn.Module, max_samples: int | None = None):
+    def __init__(
+        self, config: Config, session: Session, model: nn.Module | None = None, max_samples: int | None = None
+    ):
         super().__init__(config, session)
-        self.register_model(model)
+        self.register_model(model or build_model(config.model))
         self.register_loader(build_loader(config, "eval", session.device.type == "cuda", max_samples))
         self.register_metric(build_metric(config.metric))
         self.tokens = open_tokens((config.dataset.eval or {}).get("tokenizer"), config.model.get("vocab_size"))

@@ -64,7 +64,8 @@ def generate(model: Any, tokens: torch.Tensor, count: int, **drawing: Any) -> to
 def continue_text(model: nn.Module, tokens: Tokens, prompt: str, count: int, seed: int = 0, **drawing: Any) -> str:
     """Return a prompt and the ``count`` tokens that a model sets behind it, as text.
 
-    It is the same for the same seed, and on all ranks, which must all call it where the model is sharded.
+    It is the same for the same seed, and on all ranks, which must all call it where the model is sharded. Characters
+    that would control a terminal become U+FFFD.
     """
     device = next(model.parameters()).device
     start = [*tokens.separator, *tokens.encode(prompt.encode()).tolist()]
@@ -72,4 +73,5 @@ def continue_text(model: nn.Module, tokens: Tokens, prompt: str, count: int, see
         raise ValueError("expected a prompt, since this tokenizer has no token between texts")
     generator = torch.Generator(device).manual_seed(seed)
     made = generate(model, torch.tensor([start], device=device), count, generator=generator, **drawing)
-    return prompt + tokens.decode(made[0].tolist())
+    text = prompt + tokens.decode(made[0].tolist())
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

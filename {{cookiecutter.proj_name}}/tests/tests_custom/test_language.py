@@ -202,8 +202,9 @@ class TestCommands(TextsTest):
                 self.assertNotIn("Traceback", said)
 
     def test_killed_and_resumed(self):
-        self.train("whole", "--progress.iter_save_checkpoint", "2")
-        flags = self.flags("killed", "--progress.iter_save_checkpoint", "2", "--resume", "auto")
+        saves = ["--progress.iter_save_checkpoint", "2", "--trainer.accumulate", "2"]
+        self.train("whole", *saves)
+        flags = self.flags("killed", *saves, "--resume", "auto")
         draw = random.Random(0)
         for _ in range(KILLS):
             command = [sys.executable, "train_language.py", *flags]

@@ -4,6 +4,7 @@ import unittest
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from common.text.generation import continue_text, draw_next, generate
 from common.text.tokens import ByteTokens
@@ -94,6 +95,14 @@ class TestText(unittest.TestCase):
         self.assertNotEqual(texts[0], texts[2])
         self.assertRegex(texts[0], "^é[a-z]{50}$")
         self.assertEqual(self.seen[:3], [0, *"é".encode()])
+
+    def test_nothing_controls_the_terminal(self):
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.zeros(1))
+        model.forward = lambda tokens: functional.one_hot((tokens - 1) % 256, 256)  # 30, 29, 28, ...: ESC among them
+        text = continue_text(model, ByteTokens(), "\x1f", 24, temperature=0)
+        self.assertFalse([one for one in text if not one.isprintable() and one not in "\n\t"])
+        self.assertEqual((len(text), "\n" in text, "\t" in text), (25, True, True))
 
     seen: list = []
 
