@@ -8,7 +8,7 @@ from common import BatchTester, Config, Session, add_log, build_loader, build_me
 from common.text.generation import continue_text
 from common.text.tokens import open_tokens
 
-PROMPTS = ("def ", "class ", "import ")
+PROMPTS = ("", "def ", "class ")  # what the model continues; "": a text from its beginning
 WRITING = {"count": 300, "temperature": 0.8, "top_k": 40}  # tokens behind each prompt, and how they are drawn
 
 

@@ -68,9 +68,7 @@ def continue_text(model: nn.Module, tokens: Tokens, prompt: str, count: int, see
     that would control a terminal become U+FFFD.
     """
     device = next(model.parameters()).device
-    start = [*tokens.separator, *tokens.encode(prompt.encode()).tolist()]
-    if not start:
-        raise ValueError("expected a prompt, since this tokenizer has no token between texts")
+    start = [*tokens.separator, *tokens.encode(prompt.encode()).tolist()] or [0]
     generator = torch.Generator(device).manual_seed(seed)
     made = generate(model, torch.tensor([start], device=device), count, generator=generator, **drawing)
     text = prompt + tokens.decode(made[0].tolist())
