@@ -26,7 +26,8 @@ _FEW = 20  # files; fewer are each divided themselves
 _CHUNK = 1 << 24  # bytes that are encoded at a time
 _HEADER = 1024  # bytes of JSON at the head of a corpus's file
 _FORMAT = 1
-_LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+# Of the standard library: tests, tables of characters and of help, and what is installed beside it.
+_LEFT_OUT = {"test", "tests", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"}
 
 Part = tuple[Path, int, int]  # a file, and where its part begins and ends, in bytes
 
@@ -63,7 +64,8 @@ def open_corpus(
     training, 5 % each for ``val`` and ``eval``; of fewer than 20 files each is divided so, at the end of a line.
 
     Args:
-        source: A folder, a single file, or ``stdlib``: the source code of Python's standard library, without its tests.
+        source: A folder, a single file, or ``stdlib``: the source code of Python's standard library, without its tests
+            and tables.
         split: ``train``, ``val`` or ``eval``.
         tokenizer: A ``tokenizer.json`` of the library ``tokenizers``; None for bytes.
         cache: The folder of the encoded file.
