@@ -109,7 +109,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         layered = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(layered)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
 def _orientation(image: Image.Image) -> int:
