@@ -43,11 +43,13 @@ class CustomTester(BatchTester):
     def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
         """Add a classification's guess to the sample's line in ``samples.csv``, and its picture to the page."""
         row = self.rows[-1]
-        if "label" in data_dict and "mask" not in data_dict:
+        if output_dict["logits"].ndim == 1:
             probabilities = output_dict["logits"].float().softmax(dim=0)
-            guess, label = int(probabilities.argmax()), int(data_dict["label"])
-            row["label"], row["guess"] = [self.classes[n] if self.classes else n for n in (label, guess)]
-            row["confidence"] = float(probabilities[guess])
+            shown = {"guess": int(probabilities.argmax())}
+            if "label" in data_dict:  # a set may have none
+                shown = {"label": int(data_dict["label"])} | shown
+            row.update({name: self.classes[n] if self.classes else n for name, n in shown.items()})
+            row["confidence"] = float(probabilities.max())
         if self.page:
             self.page.add(row, data_dict, output_dict)
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
+from common.config.console import protect_console
 from common.config.errors import UserError, closest, nearest
 from common.config.registry import open_room
 from common.config.schema import Config, Limit, OptimizerConfig, Section
@@ -27,6 +28,7 @@ _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
 _MOST_VALUES = 1_000_000  # in a file
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
+_WORDS |= {list[str]: "a list of names, such as [logits, label]"}
 
 
 class WrongKey(UserError):
@@ -45,6 +47,7 @@ def load_config(argv: list[str] | None = None) -> Config:
     the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
     mistake is one line on stderr and exit code 2.
     """
+    protect_console()
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         _help_parser().parse_args(["--help"])  # which exits
@@ -184,7 +187,7 @@ def _check_best_metric(config: Config) -> None:
     for where, one in optimizers.items():
         watching[f"{where}.lr_scheduler"] = (one.lr_scheduler or {}).get("type") == "ReduceLROnPlateau"
     for key, watches in watching.items():
-        if watches and config.checkpoint.best_metric is None:
+        if watches and not config.checkpoint.best_metric:
             raise WrongKey(key, "needs checkpoint.best_metric, the validation result to watch")
 
 

@@ -72,7 +72,8 @@ class OptimizerConfig:
     """Further arguments of the optimizer, such as {betas: [0.9, 0.98]}."""
     lr_scheduler: Section | None = None
     """Schedule: {type: a name in torch.optim.lr_scheduler or a registered one, ...its arguments}. A length left out
-    (T_max, total_iters, total_steps) is the whole run. In epochs (mode epoch) or optimizer steps (mode iter)."""
+    (T_max, total_iters, total_steps) is the whole run, planned anew if a resumed run is longer. In epochs (mode epoch)
+    or optimizer steps (mode iter)."""
     warmup: NonNegative = 0
     """Linear warm-up before the schedule, in the schedule's unit (epochs or optimizer steps). 0: none."""
     warmup_factor: Annotated[float, Limit("a number above 0, up to 1", lambda v: 0 < v <= 1)] = 0.01
@@ -117,8 +118,8 @@ class DirConfig:
     """Folder of all experiments; a run writes to <expr_dir>/<name>."""
     data_dir: PathText = "data"
     """Root folder of all data sets."""
-    eval_dir: PathText = "results/{name}"
-    """Where evaluate.py writes; {name} and {time} are filled in."""
+    eval_dir: PathText = "results/{run}/{checkpoint}"
+    """Where evaluate.py writes, never over other results; {run}, {checkpoint}, {name} and {time} are filled in."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ProgressConfig:
     epoch_eval: NonNegative = 0
     """Evaluate on dataset.eval every so many epochs."""
     init_eval: bool = False
-    """Evaluate once before training."""
+    """Evaluate once before training, not again when a run resumes."""
     max_samples_eval: Positive | None = None
     """Evaluate on at most so many samples during training. null: all."""
     save_progress: bool = False
@@ -187,7 +188,7 @@ class ProgressConfig:
     iter_save_checkpoint: NonNegative = 0
     """Keep a checkpoint also every so many iterations."""
     save_time: NonNegativeFloat = 1800.0
-    """Renew latest.pt after so many seconds."""
+    """Renew latest.pt after so many seconds. 0: never."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,11 @@ class CheckpointConfig:
     allow_changed: bool = False
     """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
     model, schedule or type of optimizer needs start_epoch 0."""
-    best_metric: str | None = None
-    """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
-    best_larger: bool = True
-    """Whether a larger best_metric is better."""
+    best_metric: str | list[str] | None = None
+    """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
+    watch the first."""
+    best_larger: bool | None = None
+    """Whether a larger best_metric is better. null: no for losses, and what a metric says of itself."""
     keep_best: Positive = 1
     """How many of the best to keep. With more than 1 also as best_<metric>_iter_NNNNNN.pt."""
 

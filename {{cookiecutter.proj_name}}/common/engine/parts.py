@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.config.schema import OptimizerConfig
+from common.data.batches import find_doubt
+from common.data.loader import batch_size_of
+from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather, get_data_size, get_world_size
@@ -33,9 +37,16 @@ def check_registered(trainer: Trainer) -> None:
     for name in trainer.optimizers:
         if name not in models:
             raise UserError(f"{type(trainer).__name__}: optimizer '{name}' has no model, {nearest(name, models)}")
+    if MAIN not in trainer.optimizers:
+        _check_unused(trainer)
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
+    if doubt := find_doubt(trainer.train_loader):
+        ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
+        add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
+    for name in config.metric.keys() & {*config.loss, "loss"}:
+        raise UserError(f"metric.{name}: the loss or a term of it has this name, choose another")
     counts = gather(trainer.iterations_per_epoch)
     if len(set(counts)) > 1:
         found = ", ".join(map(str, counts))
@@ -48,14 +59,45 @@ def check_registered(trainer: Trainer) -> None:
         add_log("checkpoint.best_metric selects nothing, since there is no dataset.val", "WARNING")
 
 
+def _check_unused(trainer: Trainer) -> None:
+    """Refuse keys of ``optim`` that no optimizer reads; warn of them where a run goes on that has had them before."""
+    default = OptimizerConfig()
+    unused = [key for key in vars(default) if getattr(trainer.config.optim, key) != getattr(default, key)]
+    if unused:
+        instead = f"set them in {', '.join(f'optim.named.{name}' for name in trainer.optimizers)}"
+        text = f"optim.{', optim.'.join(unused)}: without effect, since each optimizer has a name; {instead}"
+        if trainer.session.checkpoint is None or not trainer.session.goes_on:
+            raise UserError(text)
+        add_log(text, "WARNING")
+
+
 def _check_plateau(trainer: Trainer, scheduler: ReduceLROnPlateau, where: str) -> None:
     """Refuse a schedule that has no validation result to watch, or watches it in the wrong direction."""
     checkpoint = trainer.config.checkpoint
     if checkpoint.best_metric is None or trainer.val_loader is None:
         raise UserError(f"{where}.lr_scheduler: ReduceLROnPlateau needs checkpoint.best_metric and dataset.val")
-    mode = "max" if checkpoint.best_larger else "min"
+    mode = "max" if trainer.best.larger else "min"
     if scheduler.mode != mode:
-        raise UserError(f"{where}.lr_scheduler.mode: expected {mode}, as best_larger says, found {scheduler.mode}")
+        metric = trainer.best.metric
+        raise UserError(f"{where}.lr_scheduler.mode: expected {mode}, as is best for {metric}, found {scheduler.mode}")
+
+
+def make_trackers(trainer: Trainer) -> list[BestTracker]:
+    """Return what follows each ``checkpoint.best_metric``; raise a UserError if nobody knows when one is better."""
+    config, keep = trainer.config.trainer, trainer.config.checkpoint
+    names: list[Any] = keep.best_metric if isinstance(keep.best_metric, list) else [keep.best_metric]
+    losses = [*trainer.config.loss, *(part_name("loss", name) for name in trainer.optimizers)]
+    known: dict[Any, bool | None] = {**dict.fromkeys(losses, False), **trainer.metric.directions()}
+    trackers = []
+    for name in names or [None]:
+        larger = known.get(name) if keep.best_larger is None else keep.best_larger
+        if larger is None and name and trainer.val_loader:
+            hint = nearest(name, known)
+            raise UserError(f"checkpoint.best_larger: is a larger '{name}' better? Expected true or false; {hint}")
+        if known.get(name) not in (None, larger):
+            add_log(f"checkpoint.best_larger: {larger} keeps the worst {name}".lower(), "WARNING")
+        trackers.append(BestTracker(name, bool(larger), config.early_stop, config.early_stop_delta, keep.keep_best))
+    return trackers
 
 
 def take_weights(trainer: Trainer, checkpoint: Path) -> None:
@@ -81,9 +123,12 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     steps: dict[str, OptimizerStep] = {}
     on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
     precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
+    epochs = trainer.config.progress.epoch
     for name, optimizer in trainer.optimizers.items():
         scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
-        steps[name] = OptimizerStep(optimizer, scheduler, section, model, precision, only, on_skipped, strategy)
+        steps[name] = OptimizerStep(
+            optimizer, scheduler, section, model, precision, only, on_skipped, strategy, trainer.schedule_length, epochs
+        )
     return steps
 
 
@@ -95,8 +140,8 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}
-    parts |= {"trainer": trainer, "meters": trainer.meters, "selection": trainer.best, "monitor": trainer.curves}
-    parts["random"] = RandomState()
+    parts |= {"trainer": trainer, "meters": trainer.meters, "selection": Trackers(trainer.trackers)}
+    parts |= {"monitor": trainer.curves, "random": RandomState()}
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
     return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy)
 
@@ -108,7 +153,7 @@ def start_banner(trainer: Trainer) -> None:
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     loader, name, parts = trainer.train_loader, trainer.session.strategy.name, get_data_size()
-    batch = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+    batch = batch_size_of(loader)
     strategy = "" if name == "none" else f" ({name})"
     mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
     precision = config.precision + mode + ", channels last" * config.channels_last
@@ -132,9 +177,12 @@ def _count(loader: Any) -> str:
 
 def closing_summary(trainer: Trainer, began: float) -> None:
     """Log the best result and its checkpoint, the time since ``began`` (``perf_counter``) and where everything is."""
-    checkpoints, best = trainer.session.folder / "checkpoints", trainer.best
-    if best.best is not None:
-        add_log(f"best         {best.metric} {best.best:.4f}, in {checkpoints / f'best_{best.metric}.pt'}")
+    checkpoints = trainer.session.folder / "checkpoints"
+    for best in trainer.trackers:
+        if best.best is not None:
+            is_lost = best.file in trainer.checkpointer.unwritten
+            where = "whose checkpoint could not be written" if is_lost else f"in {checkpoints / best.file}.pt"
+            add_log(f"best         {best.metric} {best.best:.4f}, {where}")
     add_log(f"final        {checkpoints / 'final.pt'}")
     add_log(f"time         {time.perf_counter() - began:.1f} s for {trainer.total_iterations:,} iterations")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.config.errors import UserError, nearest
+from common.config.errors import RunError, UserError, nearest
 from common.config.registry import open_room
 from common.data.loader import stop_workers
 from common.engine import parts
@@ -71,10 +71,12 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
+            self.checkpointer.wait(is_last=True)
         parts.closing_summary(self, began)
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
+        self.trackers = parts.make_trackers(self)
         parts.check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
@@ -84,6 +86,7 @@ class Trainer(TrainerBase):
         self._stepped: dict[str, torch.Tensor] = {}  # the losses of this iteration's calls of step(), by optimizer
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
+        self.check_best_metrics()
         self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
@@ -99,11 +102,16 @@ class Trainer(TrainerBase):
         self.stop.start(counters.total_iterations)
         if progress.init_eval and counters.total_iterations == 0:
             self.agenda.add("evaluate")
+        elif progress.init_eval:
+            add_log("progress.init_eval: this run has begun already, so there is no evaluation before it")
         self._run_due_tasks()
         while counters.epoch < progress.epoch and not self.best.should_stop:
             self._train_epoch(counters.epoch)
             self._run_due_tasks()
             self._agree()
+        if counters.epoch < progress.epoch:
+            best = f"{self.best.metric} {self.best.best:.4g}" if self.best.best is not None else "any result"
+            add_log(f"early stop after {self.config.trainer.early_stop} validations no better than {best}")
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:
@@ -152,7 +160,7 @@ class Trainer(TrainerBase):
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
             self.inspector.after_forward(epoch, iteration, result_dict)
-        self._backward(result_dict, weight, closes_window)
+        result_dict = self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
         self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
@@ -206,32 +214,40 @@ class Trainer(TrainerBase):
         if closes_window:
             step.step((self.epoch, self.iteration))
             torch.clear_autocast_cache()  # which has the old weights
-            if not self.batches.by_epoch:
+            if not (self.batches.by_epoch or step.spans_run):
                 step.step_scheduler()
 
-    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
-        """Differentiate the loss, or with several optimizers each one's own."""
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> dict:
+        """Differentiate the loss, or with several optimizers each one's own, and return the results with each."""
         if "loss" not in result_dict and not self._stepped:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
         losses = result_dict.get("loss", {})
         if isinstance(losses, dict):
-            result_dict |= {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
+            named = {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
+            _refuse_shared(result_dict.keys() & named.keys() - {"loss"}, "an optimizer's loss")
+            result_dict = result_dict | named
         else:
             losses = {MAIN: losses}
         last = len(losses) - 1
         for i, (name, loss) in enumerate(losses.items()):
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise UserError(f"train_step: 'loss' must be a tensor of one element, found {found}")
             if name not in self.steps:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
             if name in self._stepped:
                 raise UserError(f"train_step: a 'loss' for optimizer '{name}', which has made its step; leave one out")
             self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
+        return result_dict
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
-        values = self.meters.flush()
+        values, own = self.meters.flush(), self.progress.measure(self.total_iterations)
+        settings: dict[str, float] = {}
         for name, step in self.steps.items():
-            values |= {part_name(key, name): value for key, value in step.log_values().items()}
-        pace = self.progress.measure(self.total_iterations)
-        self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
+            settings |= {part_name(key, name): value for key, value in step.log_values().items()}
+        _refuse_shared(values.keys() & (settings | own).keys(), "a value that the engine logs")
+        values |= settings
+        self.curves.add_scalars("train", values | own, epoch, self.total_iterations)
         place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", parts.format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
         self.progress.set_postfix_str(text, refresh=False)
@@ -284,8 +300,14 @@ class Trainer(TrainerBase):
         """Save the state if it is sound and all ranks are here, and say how to resume."""
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
         if self.stop.may_save(error):
-            self._save("latest")
-            self.checkpointer.wait()
+            try:
+                self._save("latest")
+                self.checkpointer.wait(is_last=True)
+            except RunError as failure:
+                if isinstance(error, Interrupted):
+                    raise
+                add_log(f"{reason}, and {failure}", "ERROR")
+                return
             barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:
@@ -296,12 +318,21 @@ class Trainer(TrainerBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""
-        return self.counters.state_dict() | self.agenda.state_dict()
+        state = self.counters.state_dict() | self.agenda.state_dict()
+        return state | {"loader": self.batches.foreign.state_dict()} if self.batches.foreign else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from ``state_dict``."""
         self.counters.load_state_dict(state)
         self.agenda.load_state_dict(state)
+        if self.batches.foreign:
+            self.batches.foreign.load_state_dict(state.get("loader", {}))
+
+
+def _refuse_shared(names: set[str], other: str) -> None:
+    """Raise a UserError for a result of a step with a name that stands for something else."""
+    if names:
+        raise UserError(f"train_step: its result '{min(names)}' has the name of {other}; choose another")
 
 
 class EpochBasedTrainer(Trainer):

@@ -48,10 +48,12 @@ def draw_samples(
         count: The maximum number of samples.
         classes: The names of the classes. None: their numbers.
     """
-    if "image" not in data_dict or "logits" not in output_dict or not data_dict.keys() & {"mask", "label"}:
+    logits = output_dict.get("logits")
+    if "image" not in data_dict or not isinstance(logits, torch.Tensor) or not data_dict.keys() & {"mask", "label"}:
         return {}
-    first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
-    logits = output_dict["logits"][:count]
+    values = {key: data_dict[key] for key in ("image", "mask", "label") if key in data_dict}
+    first = {key: value[:count] if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    logits = logits[:count]
     samples = as_samples(_draw(first, logits))
     if "mask" in first or not samples:
         return {"triplets": draw_page(samples)} if samples else {}
@@ -67,10 +69,12 @@ def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[
 
     The arguments are as for ``draw_samples``, without the batch dimension, and share no memory with the pictures.
     """
-    if "image" not in data_dict or "logits" not in output_dict:
+    logits = output_dict.get("logits")
+    if "image" not in data_dict or not isinstance(logits, torch.Tensor):
         return {}
-    batch = {key: data_dict[key][None] for key in ("image", "mask") if key in data_dict}
-    return {name: picture[0].clone() for name, picture in _draw(batch, output_dict["logits"][None]).items()}
+    values = {key: data_dict[key] for key in ("image", "mask") if key in data_dict}
+    batch = {key: value[None] if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    return {name: picture[0].clone() for name, picture in _draw(batch, logits[None]).items()}
 
 
 def _draw(batch: dict[str, Any], logits: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -175,7 +179,7 @@ class SamplePage:
 
         ``row`` is its line in ``samples.csv``: its number as ``sample``, ``guess`` and ``label``, or any results.
         """
-        is_right = row["guess"] == row["label"] if "guess" in row else None
+        is_right = row["guess"] == row["label"] if {"guess", "label"} <= row.keys() else None
         shown = self.groups.setdefault(is_right, [])
         is_shown, is_written = len(shown) < self.per_group, self.every > 0 and self._seen % self.every == 0
         self._seen += 1
@@ -188,7 +192,7 @@ class SamplePage:
             write_picture(torch.cat(list(pictures.values()), dim=2), self.folder / "samples" / f"{file}.png")
         if is_shown:
             results = (f"{key} {float(value):.2f}" for key, value in row.items() if key != "sample")
-            title = next(results, "") if is_right is None else _title(row["guess"], row["label"])
+            title = _title(row["guess"], row.get("label", row["guess"])) if "guess" in row else next(results, "")
             shown.append(ShownSample(pictures, title, is_right, name))
 
     def write(self) -> None:

@@ -87,7 +87,8 @@ def random_box(area: tuple[float, float], stretch: float = 4 / 3) -> ChooseBox:
     """
 
     def choose(width: int, height: int, ratio: float) -> Box:
-        for share, wider, x, y in torch.rand(10, 4).tolist():
+        for _ in range(10):
+            share, wider, x, y = torch.rand(4).tolist()
             pixels = width * height * (area[0] + (area[1] - area[0]) * share)
             shape = ratio * stretch ** (2 * wider - 1)
             part = math.sqrt(pixels * shape), math.sqrt(pixels / shape)
@@ -109,7 +110,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         layered = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(layered)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
 def _orientation(image: Image.Image) -> int:
@@ -125,4 +126,4 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).copy())

@@ -70,6 +70,9 @@ class Meters:
         """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
+            shapes = {tuple(v.shape) for v in values if isinstance(v, torch.Tensor) and v.numel() != 1}
+            if shapes:
+                raise UserError(f"a step's result '{name}': expected a single value, found one of shape {min(shapes)}")
             if any(isinstance(value, torch.Tensor) and not value.is_cpu for value in values):
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
             values = [float(value) for value in values]
@@ -98,6 +101,9 @@ def _means(sums: Sums) -> dict[str, float]:
 
 class BaseMetric(ABC):
     """A metric over a whole set that counts each sample once, on all ranks together."""
+
+    higher_is_better: bool | None = None
+    """Set it in your class; None: ``checkpoint.best_larger`` has to tell where it selects the best checkpoint."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -163,6 +169,10 @@ class MetricSet:
     def compute(self) -> dict[str, float]:
         """Return each metric's value by name. Collective."""
         return {name: metric.compute() for name, metric in self._metrics.items()}
+
+    def directions(self) -> dict[str, bool | None]:
+        """Return ``higher_is_better`` of each metric, by name."""
+        return {name: getattr(metric, "higher_is_better", None) for name, metric in self._metrics.items()}
 
     def draw(self) -> dict[str, Any]:
         """Return the matplotlib figures of the metrics that have one, by name."""

@@ -58,7 +58,7 @@ class CausalAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width < 1 or width % heads:
             raise ValueError(f"heads must divide width, found {heads} and {width}")
         self.size = width // heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -112,7 +112,12 @@ class TransformerModel(nn.Module):
         """Initialize the weights: small, and what the blocks add to the shortcut the smaller the more blocks there are.
 
         Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019).
+
+        Raises:
+            ValueError: There is no block, or no context.
         """
+        if not self.layers or self.context < 1:
+            raise ValueError(f"depth and context must be at least 1, found {len(self.layers)} and {self.context}")
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 joins = name.endswith((".out.weight", ".down.weight"))

@@ -38,6 +38,8 @@ class TextDataset(BaseDataset):
     ):
         super().__init__(data_dir)
         self.check_split(split, SPLITS)
+        if context < 1:
+            raise ValueError(f"context must be at least 1, found {context}")
         self.corpus = open_corpus(data_dir, split, tokenizer, cache)
         self.context, self.is_random = context, split == "train"
 

@@ -19,6 +19,8 @@ class BitsPerByte(MeanMetric):
     nothing is predicted, and ``data_dict["bytes"]`` (batch,), the length of the text of each block.
     """
 
+    higher_is_better = False
+
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return the value of each block, (batch,)."""
         logits, target = output_dict["logits"], data_dict["target"]

@@ -194,6 +194,7 @@ class TestCommands(TextsTest):
             "model.context: 16 tokens, but a block of the data set has 32": ["--model.context", "16"],
             "model.vocab_size: bytes need 256, found 100": ["--model.vocab_size", "100"],
             "nowhere: no such folder of texts": ["--dir.data_dir", "nowhere"],
+            "dataset.train: TextDataset: context must be at least 1, found 0": ["--dataset.train.context", "0"],
             "model: GPT: heads must divide width, found 5 and 32": ["--model.heads", "5"],
         }
         for i, (message, flags) in enumerate(cases.items()):

@@ -24,6 +24,10 @@ class TestRecord(unittest.TestCase):
         row = self.record({"label": torch.tensor(1)}, {"logits": torch.tensor([3.0, 0.0])}, ["cat", "dog"])
         self.assertEqual((row["label"], row["guess"]), ("dog", "cat"))
 
+    def test_no_label(self):
+        row = self.record({}, {"logits": torch.tensor([0.0, 0, 3])})
+        self.assertEqual((set(row), row["guess"]), ({"sample", "guess", "confidence"}, 2))
+
     def test_a_mask(self):
         row = self.record({"label": torch.tensor(2), "mask": torch.ones(1, 4, 4)}, {"logits": torch.zeros(1, 4, 4)})
         self.assertEqual(row, {"sample": 1})

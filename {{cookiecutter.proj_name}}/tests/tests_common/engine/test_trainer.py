@@ -97,9 +97,8 @@ class TestBestTracker(unittest.TestCase):
     """Best model, early stopping, keep-last, validation and saving in the midst of an epoch."""
 
     def run_with_scores(self, scores, progress=None, trainer=None, **checkpoint):
-        config = toy.make_config(
-            trainer, None, {"epoch": len(scores), **(progress or {})}, {"best_metric": "score", **checkpoint}
-        )
+        checkpoint = {"best_metric": "score", "best_larger": True, **checkpoint}
+        config = toy.make_config(trainer, None, {"epoch": len(scores), **(progress or {})}, checkpoint)
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
         values = iter(scores)
         trainer.after_val_epoch = lambda epoch, summary_dict: summary_dict.update(score=next(values))
@@ -119,12 +118,60 @@ class TestBestTracker(unittest.TestCase):
         self.assertEqual(self.best_epoch(self.run_with_scores([0.1, math.nan, 0.3])), 3)
 
     def test_early_stop(self):
-        trainer = self.run_with_scores([0.1, 0.5, 0.4, 0.5, 0.9], trainer={"early_stop": 2})
+        said = []
+        with mock.patch("common.engine.trainer.add_log", lambda text, *_, **__: said.append(text)):
+            trainer = self.run_with_scores([0.1, 0.5, 0.4, 0.5, 0.9], trainer={"early_stop": 2})
         self.assertEqual(trainer.epoch, 4)
+        self.assertIn("early stop after 2 validations no better than score 0.5", said)
 
     def test_early_stop_delta(self):
         trainer = self.run_with_scores([0.1, 0.2, 0.3, 0.9], trainer={"early_stop": 2, "early_stop_delta": 0.5})
         self.assertEqual(trainer.epoch, 3)
+
+    def test_losses_and_metrics_know_their_direction(self):
+        for name, known, larger in (("loss", None, False), ("error", False, False), ("error", True, True)):
+            with self.subTest(name=name, known=known), mock.patch.object(toy.Error, "higher_is_better", known):
+                trainer = toy.ToyEpochTrainer(toy.make_config(checkpoint={"best_metric": name}), toy.make_session(self))
+                trainer.run()
+                self.assertEqual(trainer.best.larger, larger)
+        with self.assertRaisesRegex(UserError, "best_larger: is a larger 'error' better?"):
+            toy.ToyEpochTrainer(toy.make_config(checkpoint={"best_metric": "error"}), toy.make_session(self)).run()
+
+    def test_several_metrics(self):
+        checkpoint = {"best_metric": ["score", "part/a"], "best_larger": True, "keep_best": 2}
+        trainer = toy.ToyEpochTrainer(toy.make_config(None, None, {"epoch": 3}, checkpoint), toy.make_session(self))
+        trainer.after_val_epoch = lambda epoch, summary: summary.update({"score": epoch, "part/a": -epoch})
+        trainer.run()
+        folder = trainer.session.folder / "checkpoints"
+        epochs = {path.stem: read_checkpoint(path)["trainer"]["epoch"] for path in folder.glob("best_*")}
+        steps = trainer.iterations_per_epoch
+        iters = {
+            f"best_{name}_iter_{epoch * steps:06d}": epoch
+            for name, epoch in (("score", 2), ("score", 3), ("part_a", 1), ("part_a", 2))
+        }
+        self.assertEqual(epochs, {"best_score": 3, "best_part_a": 1, **iters})
+        session = toy.make_session(self, folder / "latest.pt", trainer.session.folder)
+        again = toy.ToyEpochTrainer(trainer.config, session)
+        again.after_val_epoch = trainer.after_val_epoch
+        again.prepare()
+        self.assertEqual([tracker.best for tracker in again.trackers], [2, 0])
+
+    def test_unknown_metric_is_refused_before_the_first_batch(self):
+        for name, meant in (("losss", "loss"), ("eror", "error"), (["error", "losss"], "loss")):
+            config = toy.make_config(checkpoint={"best_metric": name, "best_larger": False})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
+            with self.subTest(name=name), self.assertRaisesRegex(UserError, f"did you mean '{meant}'"):
+                trainer.run()
+            self.assertEqual((trainer.total_iterations, trainer.session.folder.exists()), (0, False))
+
+    def test_the_try_before_it_changes_nothing(self):
+        weights = []
+        for name in ("loss", None):
+            config = toy.make_config(checkpoint={"best_metric": name})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self), dropout=0.5)
+            trainer.run()
+            weights.append(toy.weights_of(trainer))
+        self.assertTrue(torch.equal(*weights))
 
     def test_unknown_metric(self):
         with self.assertRaisesRegex(UserError, "no 'scoer' in the validation, did you mean 'score'"):
@@ -153,7 +200,8 @@ class TestBestTracker(unittest.TestCase):
             trainer.run()
 
         config = toy.make_config(
-            progress={"epoch": 4, "epoch_eval": 1}, checkpoint={"best_metric": "score", "keep_best": 2}
+            progress={"epoch": 4, "epoch_eval": 1},
+            checkpoint={"best_metric": "score", "best_larger": True, "keep_best": 2},
         )
         first = toy.ToyEpochTrainer(config, toy.make_session(self))
 
@@ -404,6 +452,34 @@ class TestMistakes(unittest.TestCase):
         trainer.train_step = lambda epoch, iteration, data_dict: ({}, {"los": 1.0})
         with self.assertRaisesRegex(UserError, "have no 'loss'"):
             trainer.run()
+
+    def test_a_loss_of_several_elements(self):
+        for loss, found in ((torch.ones(2, 1, requires_grad=True), r"shape \(2, 1\)"), (1.5, "float")):
+            trainer = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+            trainer.train_step = lambda epoch, iteration, data_dict, loss=loss: ({}, {"loss": loss})
+            with self.assertRaisesRegex(UserError, f"'loss' must be a tensor of one element, found {found}"):
+                trainer.run()
+
+    def test_a_result_of_several_elements(self):
+        trainer = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        trainer.val_step = lambda epoch, iteration, data_dict: ({"y": data_dict["y"]}, {"each": torch.zeros(5)})
+        with self.assertRaisesRegex(UserError, r"result 'each': expected a single value, found one of shape \(5,\)"):
+            trainer.run()
+
+    def test_a_result_with_a_name_that_is_taken(self):
+        class Named(toy.ToyEpochTrainer):
+            def train_step(self, *arguments):
+                output_dict, result_dict = super().train_step(*arguments)
+                return output_dict, {**result_dict, "grad_norm": 1.0}
+
+        with self.assertRaisesRegex(UserError, "its result 'grad_norm' has the name of a value that the engine logs"):
+            Named(toy.make_config(progress={"iter_loss": 1}), toy.make_session(self)).run()
+
+    def test_a_metric_and_a_loss_term_of_one_name(self):
+        for name in ("dice", "loss"):
+            config = toy.make_config(loss={"dice": {}}, metric={name: {}})
+            with self.assertRaisesRegex(UserError, f"^metric.{name}: the loss or a term of it has this name"):
+                toy.ToyEpochTrainer(config, toy.make_session(self)).run()
 
     def test_more_iterations_than_batches(self):
         trainer = toy.ToyEpochTrainer(toy.make_config(progress={"iters_per_epoch": 5}), toy.make_session(self))

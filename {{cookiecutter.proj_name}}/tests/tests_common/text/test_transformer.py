@@ -40,8 +40,9 @@ class TestAttention(unittest.TestCase):
         torch.testing.assert_close(layer(x), layer.out(torch.cat(heads, dim=-1)))
 
     def test_heads_must_divide_the_width(self):
-        with self.assertRaisesRegex(ValueError, "heads must divide width, found 3 and 8"):
-            CausalAttention(8, 3)
+        for heads in (3, 0, -1):
+            with self.assertRaisesRegex(ValueError, f"heads must divide width, found {heads} and 8"):
+                CausalAttention(8, heads)
 
     def test_a_layer_that_is_not_divided_into_whole_heads(self):
         layer = CausalAttention(8, 2)
@@ -79,6 +80,11 @@ class TestModel(unittest.TestCase):
     def test_more_than_the_context(self):
         with self.assertRaisesRegex(UserError, "^model.context: 12 tokens, but a block of the data set has 13"):
             self.model(torch.zeros(1, 13, dtype=torch.long))
+
+    def test_no_blocks_or_no_context(self):
+        for keys in ({"depth": 0}, {"context": 0}):
+            with self.assertRaisesRegex(ValueError, "depth and context must be at least 1"):
+                Model(**keys)
 
     def test_parameter_groups(self):
         decayed, spared = self.model.parameter_groups()
