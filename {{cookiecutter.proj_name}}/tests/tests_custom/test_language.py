@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from common.config.errors import UserError
 from common.data import make_loader
-from common.data.loader import open_pass
 from tests import FULL, slow
 from tests.compare import differences
 from tests.tests_common.processes import run_script
@@ -88,7 +87,8 @@ class TestData(TextsTest):
     def test_training_blocks_follow_from_seed_epoch_and_index(self):
         def read(epoch, start=0, batch_size=4, seed=3):
             loader = make_loader(self.make(), batch_size, training=True, seed=seed)
-            return torch.cat([batch["tokens"] for batch in open_pass(loader, epoch, start)])
+            loader.batch_sampler.set_position(epoch, start)
+            return torch.cat([batch["tokens"] for batch in loader])
 
         first = read(0)
         self.assertTrue(read(0).equal(first))
