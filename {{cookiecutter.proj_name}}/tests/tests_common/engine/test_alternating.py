@@ -12,7 +12,7 @@ from torch import nn
 from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
 from common.data import ArrayDataset, make_loader
-from common.data.loader import open_pass
+from common.data.batches import open_pass
 from common.engine import IterBasedTrainer
 from common.optim.build import build_optimizer, build_scheduler
 from common.run.seed import seed_everything
