@@ -83,6 +83,7 @@ PARTS = {
     "parts.py": "Ten loss terms, metrics and parameter groups",
     "checkpoints.py": "Saving and going on",
     "augmentation.py": "Augmentation of whole batches",
+    "language.py": "A step of the language example",
 }
 
 

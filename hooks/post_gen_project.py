@@ -18,11 +18,14 @@ PACKAGE = re.compile(
 )
 
 
-# What belongs to one example alone. All else is in every project.
+# What belongs to some examples alone. All else is in every project.
 PARTS = {
     "digits": """
-        custom/datasets/digits_dataset.py custom/metrics/accuracy_metric.py data/digits/README.md data/digits/digits.npz
-        tests/tests_custom/test_digits_dataset.py tests/tests_custom/test_accuracy_metric.py
+        custom/datasets/digits_dataset.py data/digits/README.md data/digits/digits.npz
+        tests/tests_custom/test_digits_dataset.py
+    """,
+    "accuracy": """
+        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py
     """,
     "classification": """
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
@@ -37,16 +40,28 @@ PARTS = {
         tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
         tests/tests_custom/test_unets.py
     """,
+    "images": """
+        configs/images.yaml configs/eval_images.yaml custom/datasets/photos_dataset.py
+        tests/tests_custom/test_images.py
+    """,
+    "language": """
+        configs/language.yaml configs/eval_language.yaml custom/datasets/text_dataset.py custom/language_tester.py
+        custom/language_trainer.py custom/losses/next_token_loss.py custom/metrics/bits_per_byte_metric.py
+        custom/models/gpt_model.py evaluate_language.py tests/tests_custom/test_language.py train_language.py
+    """,
+    "labels": "plain_loop.py tests/tests_custom/test_tester.py",
     "minimal": """
         configs/minimal.yaml configs/eval_minimal.yaml custom/models/linear_model.py
         tests/tests_custom/test_minimal.py
     """,
 }
 KEPT = {
-    "classification": {"digits", "classification"},
-    "segmentation": {"segmentation"},
-    "both": {"digits", "classification", "segmentation"},
-    "minimal": {"digits", "minimal"},
+    "classification": {"digits", "accuracy", "classification", "labels"},
+    "images": {"accuracy", "images", "labels"},
+    "segmentation": {"segmentation", "labels"},
+    "language": {"language"},
+    "minimal": {"digits", "accuracy", "minimal", "labels"},
+    "all": set(PARTS),
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
 # all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands
@@ -75,17 +90,28 @@ def drop_leftovers():
 
 
 def choose_example(example):
-    """Remove the other examples; a lone one's config becomes the default."""
+    """Remove the other examples; the files of a lone one get the names that every project has."""
     for part in PARTS.keys() - KEPT[example]:
         for name in PARTS[part].split():
             Path(name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 os.removedirs(Path(name).parent)
     if not Path("configs/default.yaml").exists():
-        for new, old in (("default", example), ("eval", f"eval_{example}")):
-            text = Path(f"configs/{old}.yaml").read_text(encoding="utf-8")
-            Path(f"configs/{new}.yaml").write_text(text.replace(f"configs/{old}.yaml", f"configs/{new}.yaml"), "utf-8")
-            Path(f"configs/{old}.yaml").unlink()
+        rename_parts(example)
+
+
+def rename_parts(example):
+    """Give the files of a lone example the names that every project has, and name them so where they are named."""
+    new = {f"configs/{example}.yaml": "configs/default.yaml", f"configs/eval_{example}.yaml": "configs/eval.yaml"}
+    if Path(f"train_{example}.py").exists():  # it has a trainer and a tester of its own
+        new |= {f"{command}_{example}.py": f"{command}.py" for command in ("train", "evaluate")}
+        new |= {f"custom/{example}_{part}.py": f"custom/{part}.py" for part in ("trainer", "tester")}
+        new |= {f"custom.{example}_{part}": f"custom.{part}" for part in ("trainer", "tester")}
+        new |= {f"tests/tests_custom/test_{example}.py": f"tests/tests_custom/test_{example}.py"}
+    for old in filter(os.path.isfile, new):
+        text = Path(old).read_text(encoding="utf-8")
+        Path(old).unlink()
+        Path(new[old]).write_text(re.sub("|".join(map(re.escape, new)), lambda name: new[name[0]], text), "utf-8")
 
 
 def remove(names):

@@ -10,8 +10,8 @@ from importlib import metadata
 
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = """
-    build common configs conftest data dist evaluate experiments export node_modules plain_loop predict results scripts
-    serve site_packages tests tests_common tests_custom train venv
+    build common configs conftest data dist evaluate evaluate_language experiments export node_modules plain_loop
+    predict results scripts serve site_packages tests tests_common tests_custom train train_language venv
 """
 REQUIREMENTS = """
     torch numpy loguru tensorboard pyyaml jsonargparse tqdm kornia pillow torchmetrics matplotlib pre-commit pytest ruff
@@ -24,8 +24,9 @@ LIBRARIES = """
     identify iniconfig isympy jinja2 jsonargparse kiwisolver kornia kornia_rs lightning_utilities loguru markdown
     markupsafe matplotlib mpl_toolkits mpmath networkx nodeenv numpy nvidia onnx packaging PIL pip pkg_resources
     platformdirs pluggy pre_commit py pygments pylab pyparsing pyrefly pytest python_discovery ruff scipy setuptools
-    six sklearn sympy tensorboard tensorboard_data_server tensorflow timm torch torchaudio torchdata torchgen
-    torchmetrics torchvision tqdm triton typeshed_client typing_extensions tzdata virtualenv werkzeug wheel yaml
+    six sklearn sympy tensorboard tensorboard_data_server tensorflow timm tokenizers torch torchaudio torchdata
+    torchgen torchmetrics torchvision tqdm triton typeshed_client typing_extensions tzdata virtualenv werkzeug wheel
+    yaml
 """
 IMPORTED = """
     aesara aiocontextvars aiohttp amdsmi antlr4 AppKit argcomplete attr attrs autolevparser backports bokeh boto3

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
-EXAMPLES = ["classification", "segmentation", "both", "minimal"]
-ROOMS = ["sharding", "vision", "measures", "diagnose", "tools"]
+EXAMPLES = ["classification", "images", "segmentation", "language", "minimal", "all"]
+ROOMS = ["sharding", "vision", "images", "measures", "diagnose", "tools", "text"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
@@ -84,9 +84,16 @@ def text_of(folder):
 
 def rooms_of(example, rooms="recommended"):
     """Return the rooms of a project with these answers."""
-    if rooms == "all" or (rooms == "recommended" and example != "minimal"):
-        return set(ROOMS)
-    return {"vision", "measures"} if example in ("segmentation", "both") else set()
+    needed = {
+        "images": {"vision", "images"},
+        "segmentation": {"vision", "images", "measures"},
+        "language": {"text"},
+        "all": {"vision", "images", "measures", "text"},
+    }
+    if rooms == "none" or (rooms == "recommended" and example == "minimal"):
+        return needed.get(example, set())
+    unfit = {"language": {"vision", "images", "measures"}, "all": set()}.get(example, {"text"})
+    return set(ROOMS) - (unfit if rooms == "recommended" else set())
 
 
 def expected_files(example, rooms="recommended", ops="yes"):
@@ -99,8 +106,8 @@ def expected_files(example, rooms="recommended", ops="yes"):
     files = set()
     for line in (ROOT / "tests/expected_files.txt").read_text().splitlines():
         name, _, words = line.partition(":")
-        needed = {*name.split("/")[:3], *words.split()} & {*ROOMS, "ops"}
         examples = set(words.split()) & set(EXAMPLES)
+        needed = {*name.split("/")[:3], *words.split()} & {*ROOMS, "ops"} - examples
         if needed <= present and example in (examples or EXAMPLES):
             files.add(name)
     return files

@@ -45,9 +45,12 @@ def test_the_set_of_files(tmp_path, template_copy, example, rooms, ops):
 
 
 def test_the_rooms_of_an_example():
-    assert rooms_of("classification", "recommended") == rooms_of("minimal", "all") == set(ROOMS)
+    assert rooms_of("all", "recommended") == rooms_of("minimal", "all") == set(ROOMS)
     assert rooms_of("minimal", "recommended") == rooms_of("classification", "none") == set()
-    assert rooms_of("segmentation", "none") == {"vision", "measures"}
+    assert rooms_of("segmentation", "none") == {"vision", "images", "measures"}
+    assert rooms_of("images", "none") == {"vision", "images"}
+    assert rooms_of("classification", "recommended") == set(ROOMS) - {"text"}
+    assert rooms_of("language", "recommended") == set(ROOMS) - {"vision", "images", "measures"}
 
 
 @pytest.mark.parametrize("rooms", ["recommended", "none"])
@@ -56,17 +59,18 @@ def test_packages_are_those_that_the_rooms_need(tmp_path, example, rooms):
     project = bake(tmp_path, example=example, rooms=rooms)
     required = [re.match(r"[\w-]+", line)[0] for line in (project / "requirements.txt").read_text().splitlines()]
     core = ["torch", "numpy", "loguru", "tensorboard", "pyyaml", "jsonargparse", "tqdm", "filelock"]
-    assert required == core + (["kornia", "pillow", "torchmetrics", "matplotlib"] if rooms_of(example, rooms) else [])
+    users = {"kornia": {"vision"}, "pillow": {"images"}, "torchmetrics": {"measures"}}
+    users["matplotlib"] = {"images", "measures", "tools"}
+    assert required == core + [name for name, rooms_ in users.items() if rooms_ & rooms_of(example, rooms)]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_nothing_of_another_example_is_named(tmp_path, example):
     project = bake(tmp_path, example=example, rooms="all")
-    others = expected_files("both", "all") - expected_files(example, "all")
+    others = expected_files("all", "all") - expected_files(example, "all")
     words = {name for name in others if not name.startswith("tests/")}
     words |= {Path(name).stem for name in others if name.startswith("custom/")}
-    words |= {f"configs/{name}.yaml" for name in ("minimal", "eval_minimal")}
-    words |= set() if example == "both" else {"configs/segmentation.yaml", "configs/eval_segmentation.yaml"}
+    words -= {"plain_loop.py"} if example == "language" else set()  # pyproject.toml names it in any project
     for name, text in text_of(project).items():
         if not name.startswith("tests/"):  # which may find out which example they are in
             assert not [word for word in words if re.search(rf"\b{re.escape(word)}\b", text)], name
@@ -181,7 +185,10 @@ def test_another_example_works(tmp_path, example):
     python("-m", "unittest", "tests.tests_common.test_imports", cwd=project)
 
 
-@pytest.mark.parametrize(("example", "metric", "least"), [("segmentation", "iou", 0.9), ("minimal", "accuracy", 0.88)])
+@pytest.mark.parametrize(
+    ("example", "metric", "least"),
+    [("images", "accuracy", 0.95), ("segmentation", "iou", 0.9), ("minimal", "accuracy", 0.88)],
+)
 def test_another_example_learns(tmp_path, example, metric, least):
     project = bake(tmp_path, example=example)
     said = train(project).stderr

@@ -9,7 +9,7 @@ from conftest import ROOT, commit, python, render, run, text_of
 
 
 def test_questions_are_asked(tmp_path):
-    answers = ["asked", "my_net", "", "2", "3", "2", "Ada", "2"]
+    answers = ["asked", "my_net", "", "3", "3", "2", "Ada", "2"]
     shown = python("-m", "cookiecutter", ROOT, cwd=tmp_path, input="\n".join(answers) + "\n").stdout
     prompts = json.loads((ROOT / "cookiecutter.json").read_text())["__prompts__"]
     for prompt in prompts.values():

@@ -7,13 +7,12 @@ def main() -> None:
     """Evaluate the weights of a checkpoint on ``dataset.eval``."""
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
-    from common.config.build import build_model
     from common.run.launch import launch
     from common.state.experiment import open_results
     from custom.tester import CustomTester
 
     with launch(config, open_results) as session:
-        tester = CustomTester(config, session, build_model(config.model))
+        tester = CustomTester(config, session)
         if session.checkpoint:
             tester.load_weights(session.checkpoint)
         tester.run()

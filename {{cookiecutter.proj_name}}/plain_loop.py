@@ -34,7 +34,7 @@ def train(config: Config, session: Session) -> None:
             raise common.UserError(f"trainer.{key}: this loop has no lines for it, expected {known}, found {found}")
     device, strategy = session.device, session.strategy
     train_loader, val_loader = common.build_loader(config, "train"), common.build_loader(config, "val")
-    model = strategy.place(common.build_model(config.model), config)
+    model, transform = strategy.place(common.build_model(config.model), config), train_loader.transform_batch or dict
     optimizer = common.build_optimizer(config.optim, model.parameters())
     scheduler = common.build_scheduler(config.optim, optimizer, config.progress.epoch)
     step = OptimizerStep(optimizer, scheduler, config.optim, model, strategy=strategy)
@@ -54,7 +54,7 @@ def train(config: Config, session: Session) -> None:
     with closing(curves), closing(checkpointer):
         for epoch in range(counters.epoch, config.progress.epoch):
             step.start_epoch(epoch)
-            for data_dict in on_device(open_pass(train_loader, epoch), device):
+            for data_dict in map(transform, on_device(open_pass(train_loader, epoch), device)):
                 loss = loss_set({"logits": wrapped(data_dict["image"])}, data_dict)["sum"]
                 step.backward(loss)
                 step.step()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from common import BatchTester, Config, Session, build_loader, build_metric, find_room, get_rank
+from common import BatchTester, Config, Session, build_loader, build_metric, build_model, find_room, get_rank
 
-pictures = find_room("vision.pictures")  # None in a project without that room: then nothing is drawn
+pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
+labels = find_room("images.classes")
 
 
 class CustomTester(BatchTester):
-    """Evaluates a model on ``dataset.eval``, or on its first ``max_samples`` samples."""
+    """Evaluates a trainer's model, or that of the config, on ``dataset.eval`` or its first ``max_samples`` samples."""
 
-    def __init__(self, config: Config, session: Session, model: nn.Module, max_samples: int | None = None):
+    def __init__(
+        self, config: Config, session: Session, model: nn.Module | None = None, max_samples: int | None = None
+    ):
+        if model is None and labels and session.checkpoint:  # it tells the names and the number of the classes
+            config = labels.fit_to_checkpoint(config, session.checkpoint)
         super().__init__(config, session)
-        self.register_model(model)
+        self.classes = (config.dataset.eval or {}).get("classes")
+        self.register_model(build_model(config.model) if model is None else model)
         self.register_loader(build_loader(config, "eval", session.device.type == "cuda", max_samples))
         self.register_metric(build_metric(config.metric))
 
@@ -23,7 +29,8 @@ class CustomTester(BatchTester):
         self.page = None
         if pictures and get_rank() == 0:
             progress = self.config.progress
-            self.page = pictures.SamplePage(self.folder, progress.max_samples_val, progress.sample_save_eval)
+            find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+            self.page = pictures.SamplePage(self.folder, progress.max_samples_val, progress.sample_save_eval, find_path)
 
     def test_step(self, iteration: int, data_dict: dict) -> dict:
         """Return the logits of a batch, (batch, classes, ...)."""
@@ -38,9 +45,11 @@ class CustomTester(BatchTester):
         row = self.rows[-1]
         if output_dict["logits"].ndim == 1:
             probabilities = output_dict["logits"].float().softmax(dim=0)
-            guess = int(probabilities.argmax())
-            row.update({"label": int(data_dict["label"])} if "label" in data_dict else {})  # a set may have no labels
-            row.update(guess=guess, confidence=float(probabilities[guess]))
+            shown = {"guess": int(probabilities.argmax())}
+            if "label" in data_dict:  # a set may have none
+                shown = {"label": int(data_dict["label"])} | shown
+            row.update({name: self.classes[n] if self.classes else n for name, n in shown.items()})
+            row["confidence"] = float(probabilities.max())
         if self.page:
             self.page.add(row, data_dict, output_dict)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from common import (
     Config,
     Session,
@@ -18,16 +16,21 @@ from common import (
 )
 from custom.tester import CustomTester
 
-pictures = find_room("vision.pictures")  # None in a project without that room: then nothing is drawn
+pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
+labels = find_room("images.classes")
 
 
 class CustomTrainer(Trainer):
     """Trains a model of images."""
 
     def __init__(self, config: Config, session: Session):
-        super().__init__(config, session)
         on_gpu = session.device.type == "cuda"
-        self.register_loader(build_loader(config, "train", on_gpu), build_loader(config, "val", on_gpu))
+        train_loader = build_loader(config, "train", on_gpu)
+        if labels:  # the data may tell the names and the number of the classes
+            config = labels.fit_to_data(config, train_loader)
+        super().__init__(config, session)
+        self.classes = (config.dataset.train or {}).get("classes")
+        self.register_loader(train_loader, build_loader(config, "val", on_gpu))
         self.register_model(build_model(config.model))
         self.register_optimizer(build_optimizer(config.optim, self.parameter_groups(self.model)))
         self.register_scheduler(build_scheduler(config.optim, self.optimizer, self.schedule_length))
@@ -46,6 +49,11 @@ class CustomTrainer(Trainer):
         """Return the logits and the losses of a batch."""
         return self.train_step(epoch, iteration, data_dict)
 
-    def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
+    def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict:
         """Return pictures of the batch's first samples and of the model's predictions."""
-        return pictures.draw_samples(data_dict, output_dict, self.config.progress.max_samples_val) if pictures else {}
+        count = self.config.progress.max_samples_val
+        return pictures.draw_samples(data_dict, output_dict, count, self.classes) if pictures else {}
+
+    def state_dict(self) -> dict:
+        """Return the trainer's state, with the names of the classes for those who use the checkpoint."""
+        return super().state_dict() | ({"classes": self.classes} if self.classes else {})

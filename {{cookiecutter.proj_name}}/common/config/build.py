@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from common.config.errors import UserError
 from common.config.load import check_value
@@ -13,6 +13,7 @@ from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGIS
 from common.config.schema import LOADER_KEYS, Config, Section
 from common.data import make_loader
 from common.data.dataset import View, draw_rows
+from common.data.loader import Loader
 from common.log.metric import MetricSet
 from common.optim.loss import LossSet
 
@@ -22,9 +23,7 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
     return MODEL_REGISTRY.build(section, where)
 
 
-def build_loader(
-    config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None
-) -> DataLoader | Any:
+def build_loader(config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None) -> Loader | Any:
     """Build a data set and its loader from ``dataset.<split>``; None if there is no ``dataset.val``.
 
     ``train`` is shuffled anew each epoch; ``val`` and ``eval`` show each sample once, in order, and at most

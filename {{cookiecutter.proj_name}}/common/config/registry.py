@@ -13,6 +13,7 @@ from common.config.errors import UserError, closest, one_line
 _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 # What the rooms register, by the kind of the registry: each name with the module that registers it on import.
 OFFERED = {
+    "data set": {"ImageFolder": "images.folder"},
     "model": {"MLP": "vision.mlp", "ResNet": "vision.resnet"},
     "loss": {"DiceLoss": "measures.dice_loss", "FocalLoss": "measures.focal_loss"},
     "metric": {
@@ -140,7 +141,7 @@ def import_modules(package: str) -> None:
 
 
 MODEL_REGISTRY = Registry("model", offered=OFFERED["model"])
-DATASET_REGISTRY = Registry("data set")
+DATASET_REGISTRY = Registry("data set", offered=OFFERED["data set"])
 LOSS_REGISTRY = Registry("loss", "torch.nn.modules.loss", OFFERED["loss"])
 METRIC_REGISTRY = Registry("metric", offered=OFFERED["metric"])
 TRANSFORM_REGISTRY = Registry("transform", "kornia.augmentation", OFFERED["transform"])

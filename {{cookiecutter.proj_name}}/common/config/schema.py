@@ -173,10 +173,12 @@ class ProgressConfig:
     """Draw pictures of training batches."""
     epoch_save_progress: NonNegative = 1
     """Draw them every so many epochs, for the first batch of the epoch."""
+    iter_save_progress: NonNegative = 0
+    """Draw them also every so many iterations."""
     save_progress_val: bool = True
-    """Draw pictures of the first validation batch."""
+    """Draw pictures of the first validation samples."""
     max_samples_val: Positive = 16
-    """At most so many samples in a picture; it does not limit the validation."""
+    """At most so many samples in a picture, and of each kind of guess in one of an evaluation; all are evaluated."""
     sample_save_eval: NonNegative = 50
     """Write the pictures of every so many samples of an evaluation, one file each. 0: none."""
     local_progress: bool = False

@@ -145,6 +145,21 @@ def find_sizes_at(loader: Any) -> Callable[[int], tuple[int, int]] | None:
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
 
 
+def join_batches(batches: list[tuple[dict, ...]]) -> tuple[dict, ...]:
+    """Return the dicts of several batches, such as their data and outputs, as one batch; the first if shapes differ."""
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], torch.Tensor) and values[0].ndim:
+            return torch.cat(values)
+        return [item for value in values for item in value] if isinstance(values[0], list) else values[0]
+
+    if len(batches) == 1:
+        return batches[0]
+    with suppress(RuntimeError):
+        return tuple({key: join([d[key] for d in dicts]) for key in dicts[0]} for dicts in zip(*batches, strict=True))
+    return batches[0]
+
+
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
     """Return the batches on the device; a GPU receives each while it computes with the one before."""
     if device.type == "cuda":

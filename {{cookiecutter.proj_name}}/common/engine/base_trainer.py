@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
 from common.data.batches import TrainingBatches
-from common.data.loader import find_sizes_at, length_of, on_device
+from common.data.loader import find_sizes_at, join_batches, length_of, on_device
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
 from common.log import activations
@@ -277,21 +277,33 @@ class TrainerBase(metaclass=ABCMeta):
             agenda.drop += sorted(dropped - {name})
 
     def _validate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
-        draws = self.config.progress.save_progress_val
+        progress = self.config.progress
+        missing = progress.max_samples_val if progress.save_progress_val else 0  # samples of the picture to come
+        shown: list[tuple[dict, ...]] = []
+
+        def draw() -> None:
+            self.draw("val", epoch, 0, *join_batches(shown))
+            shown.clear()
 
         def step(iteration: int, data_dict: dict, size: int) -> StepResult:
+            nonlocal missing
             if not size:
                 return self._val_step(epoch, iteration, data_dict)[0], ()
             self.before_val_step(epoch, iteration, data_dict)
             output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
             self.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
-            if iteration == 0 and draws:
-                self.draw("val", epoch, iteration, data_dict, output_dict)
+            if missing > 0:
+                shown.append((data_dict, output_dict))
+                missing -= size
+                if missing <= 0:
+                    draw()
             return output_dict, [(result_dict, size)]
 
         self.before_val_epoch(epoch)
         summary_dict = evaluate(loader, self.device, step, self.metric, self.stop)
-        for name, figure in self.metric.draw().items() if draws else ():
+        if shown:  # the whole set has fewer samples
+            draw()
+        for name, figure in self.metric.draw().items() if progress.save_progress_val else ():
             self.curves.add_figure("val", name, figure, self.total_iterations)
         self.after_val_epoch(epoch, summary_dict)
         return summary_dict

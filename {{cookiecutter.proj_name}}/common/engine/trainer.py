@@ -175,7 +175,10 @@ class Trainer(TrainerBase):
         counters.total_iterations += 1
         if size:
             self.meters.update(result_dict, size)
-        if iteration == 0 and progress.save_progress and is_due(progress.epoch_save_progress, epoch + 1):
+        if progress.save_progress and (
+            (iteration == 0 and is_due(progress.epoch_save_progress, epoch + 1))
+            or is_due(progress.iter_save_progress, counters.total_iterations)
+        ):
             self.draw("train", epoch, iteration, data_dict, output_dict)
         if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
             self._log_iteration(epoch, iteration)

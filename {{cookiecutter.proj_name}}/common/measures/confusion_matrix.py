@@ -35,7 +35,7 @@ class ConfusionMatrix(TorchMetric):
     ):
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        super().__init__(MulticlassConfusionMatrix(num_classes), input_name)
+        super().__init__(MulticlassConfusionMatrix(max(2, num_classes)), input_name)
         self.higher_is_better = True
         self.names = names or [str(number) for number in range(num_classes)]
         if len(self.names) != num_classes:
@@ -47,7 +47,7 @@ class ConfusionMatrix(TorchMetric):
 
         ``counts`` is int64 (classes, classes): true classes are rows, predicted ones are columns.
         """
-        self.counts = self.metric.compute().cpu()
+        self.counts = self.metric.compute().cpu()[: len(self.names), : len(self.names)]
         recalls = self.counts.diagonal().double() / self.counts.sum(dim=1)
         return recalls.nanmean().item()
 

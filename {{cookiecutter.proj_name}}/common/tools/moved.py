@@ -15,8 +15,8 @@ _TABLE = """
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
     host_copy=state.checkpoint,run.strategy weights=state.file ema=optim.step updater=optim.step inputs=log.metric
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
-    selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
-    datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
+    selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=images.pictures
+    datasets=data,data.dataset,images.reading,tools.download datasets.base_dataset=data,images.reading
     datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.dataset
     datasets.view=data.dataset losses=optim.loss,measures.dice_loss,measures.focal_loss
     losses.dice_loss=measures.dice_loss losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss

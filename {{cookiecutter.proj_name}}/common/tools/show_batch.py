@@ -34,7 +34,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     from common.data.batches import open_pass
     from common.log.metric import class_numbers
 
-    room = open_room("vision.pictures", "show_batch")
+    room = open_room("images.pictures", "show_batch")
     torch.manual_seed(config.trainer.seed)
     loader = build_loader(config, split)
     if loader is None:
@@ -50,12 +50,13 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
+    samples = room.as_samples(pictures)
     labels: Any = batch.get("label")
-    is_row = isinstance(labels, torch.Tensor) and labels.ndim == 1
-    titles = [f"{label:g}" for label in labels.tolist()] if is_row else [""] * count
-    shown = [dict(zip(pictures, images, strict=True)) for images in zip(*pictures.values(), strict=True)]
-    samples = [room.ShownSample(*sample) for sample in zip(shown, titles, strict=False)]
-    room.sample_figure(room.in_rows(samples, across=4 if "mask" in batch else 8)).savefig(out, dpi=150)
+    if isinstance(labels, torch.Tensor) and labels.ndim == 1:
+        names = open_room("images.classes", "show_batch").classes_of(loader)
+        titles = [names[label] if names else f"{label:g}" for label in labels[:count].tolist()]
+        samples = [sample._replace(title=title) for sample, title in zip(samples, titles, strict=True)]
+    room.write_picture(room.draw_page(samples), out)
 
 
 if __name__ == "__main__":

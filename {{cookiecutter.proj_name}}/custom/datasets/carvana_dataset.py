@@ -7,7 +7,7 @@ from typing import Any
 
 from common import DATASET_REGISTRY, BaseDataset, UserError
 from common.data import split_groups
-from common.vision.images import read_image
+from common.images.reading import read_image
 
 SPLITS = ("train", "val", "eval")
 

@@ -16,7 +16,7 @@ from common.state.file import read_checkpoint
 from tests import slow
 
 PROJECT = Path(__file__).parents[2]
-DRAWS = find_room("vision.pictures") is not None
+DRAWS = find_room("images.pictures") is not None
 
 
 class CommandsTest(unittest.TestCase):

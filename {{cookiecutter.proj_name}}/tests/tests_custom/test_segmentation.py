@@ -80,7 +80,7 @@ class TestCommands(CommandsTest):
         self.assertLessEqual({"loss", "bce_dice", "iou", "dice", "pixel_accuracy"}, set(lines[-1]))
         for split in ("train", "val"):
             (picture,) = (self.folder / "shapes" / "progress" / split / "triplets").glob("*.png")
-            self.assertEqual(Image.open(picture).size, (8 * 66, 3 * 66))
+            self.assertEqual(Image.open(picture).size, (12 + 3 * 322, 12 + 3 * 132))  # 8 samples
         results = self.folder / "results"
         flags = ["--gpu_ids", "-1", "--dir.eval_dir", str(results), "--model_pt", str(self.folder / "shapes")]
         flags += [*SMALL[:4], *SMALL[8:10], "--dataset.eval.sample_rate", "30", "--progress.sample_save_eval", "10"]

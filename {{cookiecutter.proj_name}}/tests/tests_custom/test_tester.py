@@ -9,8 +9,8 @@ from custom.tester import CustomTester
 
 
 class TestRecord(unittest.TestCase):
-    def record(self, data_dict, output_dict):
-        tester = SimpleNamespace(rows=[{"sample": 0}, {"sample": 1}], page=None)
+    def record(self, data_dict, output_dict, classes=None):
+        tester = SimpleNamespace(rows=[{"sample": 0}, {"sample": 1}], page=None, classes=classes)
         CustomTester.after_test_step(tester, 0, data_dict, output_dict, {})
         return tester.rows[-1]
 
@@ -19,6 +19,10 @@ class TestRecord(unittest.TestCase):
             row = self.record({"label": torch.tensor(2)}, {"logits": torch.tensor(logits)})
             self.assertEqual((row["sample"], row["label"], row["guess"]), (1, 2, guess))
             self.assertAlmostEqual(row["confidence"], 0.9094, places=4)
+
+    def test_a_label_with_a_name(self):
+        row = self.record({"label": torch.tensor(1)}, {"logits": torch.tensor([3.0, 0.0])}, ["cat", "dog"])
+        self.assertEqual((row["label"], row["guess"]), ("dog", "cat"))
 
     def test_no_label(self):
         row = self.record({}, {"logits": torch.tensor([0.0, 0, 3])})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.config.errors import UserError
 from common.config.registry import (
+    DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
@@ -22,6 +23,7 @@ from common.config.registry import (
 
 COMMON = Path(__file__).resolve().parents[3] / "common"
 REGISTRIES = {
+    "data set": DATASET_REGISTRY,
     "model": MODEL_REGISTRY,
     "loss": LOSS_REGISTRY,
     "metric": METRIC_REGISTRY,
@@ -61,7 +63,9 @@ class TestRooms(unittest.TestCase):
 
     def test_every_registered_name_is_offered(self):
         for path in {*COMMON.glob("*/*.py")} - {COMMON / "config" / "registry.py"}:
-            registers = any(f"@{kind.upper()}_REGISTRY.register" in path.read_text() for kind in OFFERED)
+            registers = any(
+                f"@{kind.upper().replace(' ', '')}_REGISTRY.register" in path.read_text() for kind in OFFERED
+            )
             if registers:
                 module = f"{path.parent.name}.{path.stem}"
                 self.assertIn(module, [found for names in OFFERED.values() for found in names.values()])

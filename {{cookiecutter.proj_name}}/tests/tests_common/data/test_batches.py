@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from common.data import make_loader
-from common.data.loader import on_device, prefetch
+from common.data.loader import join_batches, on_device, prefetch
 from common.engine import EpochBasedTrainer
 from common.run.strategy import move_to
 from tests.tests_common.engine import toy
@@ -97,3 +97,17 @@ class TestTransforms(unittest.TestCase):
         resumed = self.run_trainer(2, path)
         for one, other in zip(whole.seen["train"][4:], resumed.seen["train"], strict=True):
             self.assertTrue(one.equal(other))
+
+
+class TestJoinedBatches(unittest.TestCase):
+    def test_several(self):
+        one = {"x": torch.zeros(2, 3), "names": ["a", "b"], "size": 5}, {"y": torch.zeros(2)}
+        two = {"x": torch.ones(1, 3), "names": ["c"], "size": 5}, {"y": torch.ones(1)}
+        data, output = join_batches([one, two])
+        self.assertEqual((data["x"][:, 0].tolist(), data["names"], data["size"]), ([0, 0, 1], ["a", "b", "c"], 5))
+        self.assertEqual(output["y"].tolist(), [0, 0, 1])
+        self.assertIs(join_batches([one])[0], one[0])
+
+    def test_other_shapes(self):
+        one, two = ({"x": torch.zeros(2, size), "label": torch.zeros(2)} for size in (3, 4))
+        self.assertIs(join_batches([(one,), (two,)])[0], one)

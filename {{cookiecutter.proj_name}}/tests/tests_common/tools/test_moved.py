@@ -14,7 +14,7 @@ from common.tools.moved import MOVED
 from tests import needs_room
 
 COMMON = Path(common.__file__).parent
-ROOMS = ("vision", "measures", "diagnose", "sharding")
+ROOMS = ("vision", "images", "measures", "diagnose", "sharding")
 
 
 def run_python(script, folder=COMMON.parent):
@@ -69,6 +69,7 @@ assert common.registry.MODEL_REGISTRY is common.config.registry.MODEL_REGISTRY i
 
     @needs_room("vision")
     @needs_room("diagnose")
+    @needs_room("images")
     def test_what_rooms_hold_now(self):
         script = """
 from common.models import MLP, ResNet
@@ -78,7 +79,7 @@ from common.transforms import Pipeline
 """
         done = run_python(script)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("common.pictures has moved to common.vision.pictures", done.stderr)
+        self.assertIn("common.pictures has moved to common.images.pictures", done.stderr)
 
     def test_the_warning_names_the_file_that_imports_and_comes_once(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +101,7 @@ from common.transforms import Pipeline
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(COMMON, Path(folder, "common"), ignore=shutil.ignore_patterns(*ROOMS, "__pycache__"))
             for old, names, room in (
-                ("common.pictures", "draw_samples", "vision"),
+                ("common.pictures", "draw_samples", "images"),
                 ("common.losses", "DiceLoss", "measures"),
                 ("common.profiling", "profile_runtime", "diagnose"),
             ):

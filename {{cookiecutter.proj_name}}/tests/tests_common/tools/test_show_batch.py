@@ -33,7 +33,7 @@ dataset: {train: {type: Ones, batch_transforms: [{type: RandomFlip}]}}
 """
 
 
-@needs_room("vision")
+@needs_room("images")
 class TestShowBatch(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -55,7 +55,7 @@ class TestShowBatch(unittest.TestCase):
         shown = self.start("--config", "config.yaml", "--count", "9", "--out", "batch.png")
         self.assertEqual(shown, "batch.png\n")
         labels = Image.open(self.folder / "batch.png").size
-        self.assertGreater(labels[1], 200)
+        self.assertEqual(labels, (9 * 114 + 12, 144))
         self.start("--config", "config.yaml", "--count", "9", "--dataset.train.masks", "true")
         self.assertGreater(Image.open(self.folder / "batch.png").width, labels[0])
 

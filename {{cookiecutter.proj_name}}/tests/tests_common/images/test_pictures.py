@@ -1,48 +1,70 @@
-"""Pictures of samples: every pixel where it belongs."""
+"""Pages of samples: every pixel where it belongs."""
 
 import tempfile
 import unittest
 from pathlib import Path
 
+import numpy as np
 import torch
 from loguru import logger
 from PIL import Image
 
-from common.vision.pictures import (
+from common.images.pictures import (
     SamplePage,
     ShownSample,
     as_pictures,
+    as_samples,
     color_classes,
+    draw_page,
     draw_sample,
     draw_samples,
-    sample_figure,
 )
+
+GREEN, RED, GRAY = ((0x2A, 0x9D, 0x3A), (0xD6, 0x28, 0x28), (0x99, 0x99, 0x99))
+
+
+def darkest(page: torch.Tensor, top: int, left: int, width: int) -> int:
+    """Return the darkest value in a line of text."""
+    return int(page[:, top : top + 18, left : left + width].min())
 
 
 class TestBatches(unittest.TestCase):
     def test_triplets(self):
-        masks = torch.zeros(3, 1, 64, 64)
+        masks = torch.zeros(3, 1, 96, 96)
         masks[:, :, :20, :30] = 1
-        logits = torch.full((3, 1, 64, 64), -1.0)
+        logits = torch.full((3, 1, 96, 96), -1.0)
         logits[1, :, 40:, 40:] = 1
-        images = torch.rand(3, 3, 64, 64)
-        drawn = draw_samples({"image": images, "mask": masks}, {"logits": logits}, 2)
-        self.assertEqual({name: tuple(picture.shape) for name, picture in drawn.items()}, {"triplets": (3, 198, 132)})
-        rows = drawn["triplets"].split(66, dim=1)
+        images = torch.rand(3, 3, 96, 96)
+        page = draw_samples({"image": images, "mask": masks}, {"logits": logits}, 2)["triplets"]
+        self.assertEqual((tuple(page.shape), page.dtype), ((3, 12 + 120 + 12, 12 + 2 * (310 + 12)), torch.uint8))
+        self.assertTrue(page[:, :, :12].eq(255).all() and page[:, :12].eq(255).all())  # white around it
+        self.assertEqual(tuple(page[:, 60, 12].tolist()), GRAY)
         for i in range(2):
-            image, truth, guess = (row[:, 1:65, 66 * i + 1 : 66 * i + 65] for row in rows)
-            self.assertTrue(image.equal(images[i]))
-            self.assertTrue(truth.equal(masks[i].expand(3, -1, -1)))
-            self.assertTrue(guess.equal((logits[i] > 0).float().expand(3, -1, -1)))
+            left = 12 + 322 * i + 3
+            shown = [page[:, 15 : 15 + 96, left + 104 * k :][:, :, :96].float() / 255 for k in range(3)]
+            for picture, expected in zip(shown, (images[i], masks[i], (logits[i] > 0).float()), strict=True):
+                self.assertLess((picture - expected).abs().max().item(), 0.003)
+            for k in range(3):
+                self.assertLess(darkest(page, 12 + 102, left + 104 * k, 96), 180)  # what it shows
 
     def test_guesses(self):
-        images, labels = torch.rand(2, 1, 8, 8), torch.tensor([1, 0])
-        drawn = draw_samples({"image": images, "label": labels}, {"logits": torch.tensor([[0.0, 1], [0, 1]])}, 5)
-        picture = drawn["guesses"]
-        self.assertTrue(picture[:, 1:65:8, 1:65:8].equal(images[0].expand(3, -1, -1)))
-        right, wrong = picture[:, -2, 30], picture[:, -2, 96]
-        self.assertGreater(right[1], right[0])
-        self.assertGreater(wrong[0], wrong[1])
+        images, labels = torch.rand(3, 1, 8, 8), torch.tensor([1, 0, 1])
+        logits = torch.tensor([[0.0, 1], [0, 1], [0, 1]])
+        for classes in (None, ["cat", "dog"]):
+            page = draw_samples({"image": images, "label": labels}, {"logits": logits}, 2, classes)["guesses"]
+            self.assertEqual(tuple(page.shape), (3, 12 + 120 + 12, 12 + 2 * (102 + 12)))
+            enlarged = page[:, 15:111:12, 15:111:12].float() / 255
+            self.assertLess((enlarged - images[0]).abs().max().item(), 0.003)
+            self.assertEqual([tuple(page[:, 60, left].tolist()) for left in (12, 126)], [GREEN, RED])
+            self.assertEqual([darkest(page, 12 + 102, left, 102) < 100 for left in (12, 126)], [True, True])
+        one_class = draw_samples({"image": images, "label": labels * 0}, {"logits": torch.ones(3, 1)}, 3, ["cat"])
+        self.assertEqual(tuple(one_class["guesses"][:, 60, 12].tolist()), GREEN)
+
+    def test_as_many_as_asked(self):
+        page = draw_samples(
+            {"image": torch.rand(100, 3, 8, 8), "label": torch.zeros(100).long()}, {"logits": torch.rand(100, 2)}, 100
+        )["guesses"]
+        self.assertEqual(tuple(page.shape), (3, 12 + 10 * 132, 12 + 10 * 114))
 
     def test_other_tasks(self):
         self.assertEqual(draw_samples({"x": torch.zeros(1)}, {"logits": torch.zeros(1, 2)}, 1), {})
@@ -102,6 +124,17 @@ class TestBatches(unittest.TestCase):
         distances = torch.cdist(colors, colors) + 9 * torch.eye(9)
         self.assertGreater(distances.min().item(), 0.2)
 
+    def test_sizes(self):
+        for shape, size in (((8, 8), 96), ((96, 50), 96), ((200, 120), 200), ((1000, 3000), 256), ((7, 1), 98)):
+            page = draw_page(as_samples({"image": torch.rand(1, 3, *shape)}))
+            self.assertEqual(max(page.shape), 2 * 12 + size + 6, shape)
+
+    def test_a_long_title_is_cut(self):
+        samples = [ShownSample({"image": torch.ones(3, 8, 8)}, "a very long title of a class " * 9)]
+        page = draw_page(samples)
+        self.assertEqual(page.shape[2], 126)
+        self.assertTrue(page[:, :, :12].eq(255).all() and page[:, :, -12:].eq(255).all())
+
 
 class TestSamples(unittest.TestCase):
     def setUp(self):
@@ -113,15 +146,18 @@ class TestSamples(unittest.TestCase):
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.png"))
 
     def test_labels(self):
-        page, data = SamplePage(self.folder, per_group=2, every=0), {"image": torch.rand(1, 4, 4)}
-        for number, (guess, label) in enumerate([(2, 2), (0, 2), (1, 1), (3, 3)]):
+        page = SamplePage(self.folder, 2, 0, lambda number: Path(f"some/photo {number}.jpg"))
+        data = {"image": torch.rand(1, 4, 4)}
+        for number, (guess, label) in enumerate([("b", "b"), ("a", "b"), ("c", "c"), ("d", "d")]):
             row = {"sample": number, "score": 0.5, "label": label, "guess": guess}
             page.add(row, data, {"logits": torch.zeros(4)})
-        titles = {group: [sample.title for sample in samples] for group, samples in page.groups.items()}
-        self.assertEqual(titles, {"right": ["2", "1"], "wrong": ["0, is 2"]})
+        shown = {is_right: [(sample.title, sample.name) for sample in shown] for is_right, shown in page.groups.items()}
+        self.assertEqual(shown, {True: [("b", "photo 0"), ("c", "photo 2")], False: [("a, is b", "photo 1")]})
         self.assertEqual(self.files(), [])
         page.write()
         self.assertEqual(self.files(), ["predictions.png"])
+        frames = np.asarray(Image.open(self.folder / "predictions.png"))[60, [12, 126, 240]]
+        self.assertEqual([tuple(frame.tolist()) for frame in frames], [RED, GREEN, GREEN])
 
     def test_a_mask(self):
         data = {"image": torch.rand(3, 4, 4), "mask": torch.ones(1, 4, 4)}
@@ -129,29 +165,26 @@ class TestSamples(unittest.TestCase):
         page = SamplePage(self.folder, per_group=3, every=2)
         for number in range(5):
             page.add({"sample": 10 + number, "iou": torch.tensor(0.25)}, data, output)
-        self.assertEqual([sample.title for sample in page.groups[""]], ["iou 0.25"] * 3)
+        self.assertEqual([sample.title for sample in page.groups[None]], ["iou 0.25"] * 3)
         self.assertEqual(self.files(), [f"samples/0000{number}.png" for number in (10, 12, 14)])
         self.assertEqual(Image.open(self.folder / "samples/000012.png").size, (12, 4))
-        pictures = draw_sample(data, output)
-        self.assertEqual(list(pictures), ["image", "truth", "prediction"])
-        self.assertTrue(pictures["truth"].eq(1).all() and pictures["prediction"].eq(0).all())
+        drawn = draw_sample(data, output)
+        self.assertEqual(list(drawn), ["image", "truth", "prediction"])
+        self.assertTrue(drawn["truth"].eq(1).all() and drawn["prediction"].eq(0).all())
         data["image"].zero_()  # the picture is no view of it
-        self.assertTrue(pictures["image"].any())
+        self.assertTrue(drawn["image"].any())
+
+    def test_files_are_named_after_the_sample(self):
+        page = SamplePage(self.folder, 0, 1, ["a/IMG 1.jpg", "b/käse.v2.png", None].__getitem__)
+        for number in range(3):
+            page.add({"sample": number}, {"image": torch.rand(3, 4, 4)}, {"logits": torch.zeros(2)})
+        names = ["samples/000000_IMG_1.png", "samples/000001_käse.v2.png", "samples/000002.png"]
+        self.assertEqual(self.files(), names)
 
     def test_other_tasks(self):
         data, output = {"x": torch.zeros(1)}, {"y": torch.zeros(1)}
         page = SamplePage(self.folder, per_group=3, every=1)
         page.add({"sample": 0, "error": 0.5}, data, output)
         page.write()
-        self.assertEqual((page.groups, self.files()), ({"": []}, []))
+        self.assertEqual((page.groups, self.files()), ({None: []}, []))
         self.assertEqual(draw_sample(data, output), {})
-
-    def test_a_page(self):
-        samples = [
-            ShownSample({"image": torch.rand(3, 8, 8), "truth": torch.rand(3, 8, 8)}, f"no. {i}") for i in range(3)
-        ]
-        axes = sample_figure([("first", samples[:2]), ("second", samples[2:])]).axes
-        self.assertEqual([len(axis.images) for axis in axes], [1, 1, 1, 1, 1, 1, 0, 0])
-        self.assertEqual([axis.get_title() for axis in axes if axis.get_title()], ["no. 0", "no. 1", "no. 2"])
-        self.assertEqual([axis.get_ylabel() for axis in axes if axis.get_ylabel()], ["first", "second"])
-        self.assertEqual([axis.get_xlabel() for axis in axes[4:]], ["image", "truth", "", ""])

@@ -1,0 +1,22 @@
+"""Evaluate a language model: python evaluate_language.py --config configs/eval_language.yaml --model_pt <file>.pt."""
+
+from common.config import load_config
+
+
+def main() -> None:
+    """Evaluate the weights of a checkpoint on ``dataset.eval``."""
+    config = load_config()
+    # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
+    from common.run.launch import launch
+    from common.state.experiment import open_results
+    from custom.language_tester import CustomTester
+
+    with launch(config, open_results) as session:
+        tester = CustomTester(config, session)
+        if session.checkpoint:
+            tester.load_weights(session.checkpoint)
+        tester.run()
+
+
+if __name__ == "__main__":
+    main()

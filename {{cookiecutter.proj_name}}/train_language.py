@@ -1,0 +1,18 @@
+"""Train a language model: python train_language.py --config configs/language.yaml [--section.key value ...]."""
+
+from common.config import load_config
+
+
+def main() -> None:
+    """Train what the command line's config describes."""
+    config = load_config()
+    # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
+    from common.run.launch import launch
+    from custom.language_trainer import CustomTrainer
+
+    with launch(config) as session:
+        CustomTrainer(config, session).run()
+
+
+if __name__ == "__main__":
+    main()
