@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 HIDDEN = "***"
-_SECRET_KEY = re.compile(r"token|key|passw(or)?d|secret", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"token(?!iz)|key(?!point)|passw(or)?d|secret", re.IGNORECASE)  # no tokenizer, no keypoints
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 

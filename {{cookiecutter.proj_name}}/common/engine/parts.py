@@ -14,6 +14,7 @@ from common.run.distributed import gather
 from common.run.models import MAIN, part_name
 from common.run.seed import RandomState
 from common.state.checkpoint import Checkpointer
+from common.state.experiment import describe_run
 from common.state.resume_check import ResumeCheck
 from common.state.weights import load_matching, read_weights
 
@@ -91,4 +92,5 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {"trainer": trainer, "meters": trainer.meters, "selection": trainer.best, "monitor": trainer.curves}
     parts["random"] = RandomState()
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
-    return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy)
+    about = describe_run(trainer.config, trainer.train_loader)
+    return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy, about)
