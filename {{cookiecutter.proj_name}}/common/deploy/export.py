@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def export(
         UserError: The inputs or the evaluation set are missing, or a package is.
         RunError: The model cannot be exported, or the file's outputs differ by more than 1e-4; there is no file then.
     """
-    if not isinstance(predictor.model, torch.nn.Module) or not hasattr(predictor.model, "load_state_dict"):
+    if not isinstance(predictor.model, torch.nn.Module) or isinstance(predictor.model, torch.fx.GraphModule):
         raise UserError("--model_pt: expected a checkpoint, found an exported model")
     batches = list(_batches_of(predictor, given) if given else _evaluation_set(predictor, data_dir))
     calls = [_call_of(predictor, batch) for batch in batches]
@@ -103,7 +105,7 @@ def trace(model: torch.nn.Module, inputs: Inputs) -> ExportedProgram:
     dims = sizes if len(twice) == 1 and _takes(model, _enlarged(twice[0], sizes)) else {0}
     shapes = tuple(dict.fromkeys(dims, Dim.DYNAMIC) for _ in twice)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a page
             warnings.simplefilter("ignore")
             return torch.export.export(model, twice, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever the model's code runs into

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def _draw_curves(run: Path, path: Path) -> bool:
     plot, curves = find_room("tools.plot"), find_room("tools.curves")
     if not plot or not (run / "metrics.jsonl").is_file():
         return False
-    plot.plot({plot.name_of(run): curves.read_curves(run)}).savefig(path, dpi=120)
-    return True
+    with suppress(UserError):  # it has nothing to draw yet
+        plot.plot({plot.name_of(run): curves.read_curves(run)}).savefig(path, dpi=120)
+    return path.is_file()
 
 
 def results_of(run: Path, checkpoint: Path) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,16 +21,17 @@ from common.state.file import read_plain
 from common.state.weights import load_exactly, load_matching
 
 KEY = "about"  # the name of the metadata
+_VERSIONS = "classes", "engine", "format"  # in a checkpoint, beside the config
 WEIGHTS = "model.safetensors"  # in a folder to publish
 
 
-def open_model(path: str | Path, device: torch.device, config: dict[str, Any] | None = None) -> tuple[Callable, About]:
+def open_model(path: str | Path, device: torch.device, sections: dict[str, Any] | None = None) -> tuple[Callable, About]:
     """Return a model, ready to predict on a device, and what its file says of itself.
 
     Args:
         path: A checkpoint, an experiment's folder, a file that ``export.py`` has written, or a folder to publish.
         device: The device.
-        config: The config of the run, for a checkpoint that does not hold it.
+        sections: Sections that replace those of the config in the file.
 
     Raises:
         UserError: No such file, a damaged or foreign one, or one that lacks the config or a package.
@@ -40,32 +41,29 @@ def open_model(path: str | Path, device: torch.device, config: dict[str, Any] | 
     if not path.is_file():
         match = closest(path.name, [entry.name for entry in path.parent.glob("*")])
         raise UserError(f"{path}: no such file" + (f", did you mean '{match}'?" if match else ""))
-    read = {".pt2": _open_pt2, ".onnx": _open_onnx, ".safetensors": _open_safetensors}.get(path.suffix)
-    if read is None:
-        return _open_checkpoint(path, device, config)
+    kinds = {".pt2": _open_pt2, ".onnx": _open_onnx, ".safetensors": _open_safetensors}
     try:
-        return read(path, device)
+        return kinds.get(path.suffix, _open_checkpoint)(path, device, sections or {})
     except UserError:
         raise
     except Exception as error:  # each library has its own dozen of types
         raise UserError(f"{path}: foreign or damaged: {one_line(error)}") from error
 
 
-def _open_checkpoint(path: Path, device: torch.device, config: dict[str, Any] | None) -> tuple[Callable, About]:
+def _open_checkpoint(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
     state = read_plain(path)
-    found = {name: state[name] for name in ("classes", "engine", "format") if name in state}
-    config = state.get("config") if config is None else config
-    if not isinstance(config, dict):
+    config = {**state["config"], **sections} if isinstance(state.get("config"), dict) else sections
+    if not config.get("model"):
         raise UserError(f"{path}: holds no config; give that of its run by --config FILE")
     model = build(config)
     load_exactly(model, path)
-    return ready(model, device), About(config, **found)
+    return ready(model, device), About(config, **{key: state[key] for key in _VERSIONS if key in state})
 
 
-def _open_safetensors(path: Path, device: torch.device) -> tuple[Callable, About]:
+def _open_safetensors(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
     safetensors = need("safetensors.torch", str(path))
     with need("safetensors", str(path)).safe_open(path, "pt") as file:
-        about = parse_about((file.metadata() or {}).get(KEY), path)
+        about = parse_about((file.metadata() or {}).get(KEY), path, sections)
     model = build(about.config)
     weights, expected = safetensors.load_file(path), model.state_dict()
     wrong = load_matching(model, weights, str(path))
@@ -74,16 +72,16 @@ def _open_safetensors(path: Path, device: torch.device) -> tuple[Callable, About
     return ready(model, device), about
 
 
-def _open_pt2(path: Path, device: torch.device) -> tuple[Callable, About]:
+def _open_pt2(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
     extra = {KEY: ""}
     program = torch.export.load(path, extra_files=extra)
-    about = parse_about(extra[KEY], path)
+    about = parse_about(extra[KEY], path, sections)
     if device.type != "cpu":
         program = torch.export.passes.move_to_device_pass(program, device)
     return program.module(), about
 
 
-def _open_onnx(path: Path, device: torch.device) -> tuple[Callable, About]:
+def _open_onnx(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
     onnxruntime = need("onnxruntime", str(path))
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in onnxruntime.get_available_providers()]
@@ -98,7 +96,7 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Callable, About]:
         outputs = [torch.from_numpy(value).to(inputs[0].device) for value in session.run(None, values)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    return model, parse_about(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    return model, parse_about(session.get_modelmeta().custom_metadata_map.get(KEY), path, sections)
 
 
 def build(config: dict[str, Any]) -> torch.nn.Module:
@@ -125,10 +123,11 @@ def about_text(about: About) -> str:
     return json.dumps(asdict(about))
 
 
-def parse_about(text: str | None, path: Path) -> About:
-    """Return what a file says of itself; raise a UserError if it says nothing, or something else."""
+def parse_about(text: str | None, path: Path, sections: dict[str, Any]) -> About:
+    """Return what a file says of itself, with other sections; raise a UserError if it says nothing, or something else."""
     try:
-        return About(**json.loads(text or ""))
+        about = About(**json.loads(text or ""))
+        return replace(about, config={**about.config, **sections})
     except (TypeError, ValueError):
         raise UserError(f"{path}: was not written by export.py: it does not say what it is") from None
 

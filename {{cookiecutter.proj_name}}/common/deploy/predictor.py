@@ -65,9 +65,7 @@ class Predictor:
             UserError: The file is missing, damaged or foreign, or its model or task cannot be built.
         """
         chosen = choose_device(None) if device is None else torch.device(device)
-        whole = config if config and config.get("model") else None
-        model, about = open_model(path, chosen, whole)
-        return cls(model, About(**{**vars(about), "config": {**about.config, **(config or {})}}), chosen)
+        return cls(*open_model(path, chosen, config), chosen)
 
     def __call__(self, inputs: Source | list[Source], batch_size: int = 32) -> Answer | list[Answer]:
         """Return the answer for one input, or a list of answers for a list of inputs.
@@ -158,5 +156,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
         return str(error.strerror)
     if type(error).__name__ == "UnidentifiedImageError":
-        return "no picture that Pillow can read"
+        return "not a picture that can be read"
+    if type(error).__name__.startswith("DecompressionBomb"):
+        return "a picture of too many pixels"
     return one_line(error)

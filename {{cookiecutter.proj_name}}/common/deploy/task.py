@@ -114,9 +114,9 @@ def read_text(source: Source) -> str:
 
 
 def mask_picture(mask: torch.Tensor) -> bytes:
-    """Return a PNG file of class numbers (H, W): a pixel's value is its class; class 0 is transparent."""
+    """Return a PNG file of class numbers (H, W) up to 255: a pixel's value is its class; class 0 is transparent."""
     image, file = Image.fromarray(mask.to(torch.uint8).numpy(), "P"), io.BytesIO()
-    image.putpalette([value for number in range(256) for value in color_of(number)])
+    image.putpalette([value for number in range(int(mask.max()) + 1) for value in color_of(number)])
     image.save(file, "PNG", transparency=0)
     return file.getvalue()
 

@@ -19,15 +19,15 @@ class ContinueText(Task):
     Args:
         about: What the model's file says of itself.
         length: How many bytes to add.
-        context: How many of the last bytes the model is given.
+        context: How many of the last bytes the model is given. None: as many as the config's ``model.context``.
     """
 
     accepts = "text"
     tag = "text-generation"
 
-    def __init__(self, about: About, length: int = 200, context: int = 256):
+    def __init__(self, about: About, length: int = 200, context: int | None = None):
         super().__init__(about)
-        self.length, self.context = length, context
+        self.length, self.context = length, context or about.config["model"].get("context", 256)
 
     def read(self, source: Any) -> dict[str, Any]:
         """Return ``{"tokens": int64 (length,)}``; raise a ValueError for an empty text."""

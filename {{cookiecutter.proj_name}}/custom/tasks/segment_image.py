@@ -12,7 +12,7 @@ from common.deploy.task import TASK_REGISTRY, Task, mask_picture, read_picture
 
 @TASK_REGISTRY.register()
 class SegmentImage(Task):
-    """Finds the class of each pixel of a picture of any size that the model takes."""
+    """Finds the class of each pixel of a picture."""
 
     tag = "image-segmentation"
 
