@@ -16,9 +16,9 @@ PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.proj_name}}"
 sys.path.insert(0, str(PROJECT))
 
 from common.data import BaseDataset, make_loader  # noqa: E402
-from common.data.batches import on_device  # noqa: E402
 from common.data.dataset import View  # noqa: E402
-from common.run.device import keep_freed_memory  # noqa: E402
+from common.data.loader import on_device  # noqa: E402
+from common.run.strategy import keep_freed_memory  # noqa: E402
 from common.vision.pipeline import Pipeline  # noqa: E402
 
 SECTIONS = [
@@ -73,11 +73,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=32)
-    words = parser.parse_args()
+    args = parser.parse_args()
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    photographs = Photographs(8 * words.batch_size)
-    loading = {"batch_size": words.batch_size, "worker": words.worker, "training": True}
+    photographs = Photographs(8 * args.batch_size)
+    loading = {"batch_size": args.batch_size, "worker": args.worker, "training": True}
     loading["pin_memory"] = device.type == "cuda"
     pipeline = Pipeline(SECTIONS)
     loaders = {
@@ -85,12 +85,12 @@ def main() -> None:
         "batches": make_loader(photographs, transform_batch=pipeline.on_batch, **loading),
     }
     rates: dict[str, list[float]] = {name: [] for name in loaders}
-    for _ in range(words.rounds + 1):
+    for _ in range(args.rounds + 1):
         for name, loader in loaders.items():
             rates[name].append(rate(loader, device))
     medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
     for name, value in medians.items():
-        print(f"{name}: {value:.0f} samples a second on {device}, {words.worker} workers")
+        print(f"{name}: {value:.0f} samples a second on {device}, {args.worker} workers")
     print(f"batches / samples: {medians['batches'] / medians['samples']:.2f}")
 
 

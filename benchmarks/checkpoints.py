@@ -162,5 +162,5 @@ if __name__ == "__main__":
     measure_stall(arguments.megabytes)
     measure_resume()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = ["--as_rank", "--megabytes", str(arguments.megabytes)]
-    subprocess.run([*torchrun, __file__, *words], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    args = ["--as_rank", "--megabytes", str(arguments.megabytes)]
+    subprocess.run([*torchrun, __file__, *args], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

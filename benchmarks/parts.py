@@ -26,8 +26,7 @@ from common.engine import IterBasedTrainer
 from common.log.metric import MetricSet
 from common.optim.build import build_optimizer
 from common.optim.loss import LossSet
-from common.run.device import keep_freed_memory
-from common.run.launch import Session
+from common.run.launch import Session, keep_freed_memory
 
 BATCH, STEPS, ROUNDS = 64, 100, 9
 
@@ -88,8 +87,7 @@ def by_the_engine(trainer: Trainer, batches: list[dict]) -> None:
 
 def validate(trainer: Trainer) -> None:
     """Validate as a run does between two steps."""
-    trainer.agenda.add("validate")
-    trainer.agenda.run_tasks()
+    trainer.run_validation()
 
 
 def by_hand(batches: list[dict], terms: int, groups: int) -> Callable[[], None]:

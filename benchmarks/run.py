@@ -1,10 +1,10 @@
 """The engine beside loops written by hand and beside its peers: python benchmarks/run.py [--workloads tiny small ...]
 
 Each engine does the same work on the same model and batches, with the same optimizer, clipping, schedule and logging,
-in fresh processes that take turns. Told are microseconds a step: the median over the rounds of each process's median
-block of 50 steps (of conv 10), the smallest block, and the ratio to the usual loop by hand; seconds from the process's
-start to the end of its first step; and its peak memory. The peers are installed into an environment of their own,
-benchmarks/.venv.
+in fresh processes that take turns. The tables give microseconds a step (the median over the rounds of each process's
+median block of 50 steps, or 10 of conv; then the smallest block), the ratio to the usual loop by hand, the seconds from
+the process's start to the end of its first step, and its peak memory. The peers are installed into an environment of
+their own, benchmarks/.venv.
 """
 
 from __future__ import annotations
@@ -245,18 +245,18 @@ def main() -> None:
     )
     parser.add_argument("--python", type=Path, help="an environment that has the peers already")
     parser.add_argument("--page", type=Path, help="write the tables here, and a picture beside it")
-    words = parser.parse_args()
-    python = words.python or find_python()
+    args = parser.parse_args()
+    python = args.python or find_python()
     about, tables, parts = versions(python), {}, {}
     print(about)
-    for name in words.workloads:
-        tables[name] = measure(python, name, words.engines or WORKLOADS[name].engines, words.rounds)
+    for name in args.workloads:
+        tables[name] = measure(python, name, args.engines or WORKLOADS[name].engines, args.rounds)
         print(f"\n{name}: {WORKLOADS[name].about}\n\n{as_markdown(tables[name])}", flush=True)
-    for name in words.parts:
+    for name in args.parts:
         parts[name] = subprocess.run([python, HERE / name], capture_output=True, text=True, check=True).stdout
         print(f"\n{PARTS[name]}\n\n{parts[name]}", flush=True)
-    if words.page:
-        write_page(words.page, about, tables, parts)
+    if args.page:
+        write_page(args.page, about, tables, parts)
 
 
 if __name__ == "__main__":

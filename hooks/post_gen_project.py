@@ -55,10 +55,10 @@ ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["_
 OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
 
-def git(*words, cwd=PROJECT):
+def git(*args, cwd=PROJECT):
     """Run git, asking nothing; return what it printed, or None where it failed or is missing."""
     try:
-        done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(["git", *args], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except OSError:
         return None
     return None if done.returncode else done.stdout

@@ -59,10 +59,10 @@ def python(*arguments, cwd, **options):
     return run(sys.executable, *arguments, cwd=cwd, **options)
 
 
-def render(folder, template=ROOT, expect=0, **answers):
+def render(folder, template=ROOT, expect=0, env=None, **answers):
     """Run cookiecutter, without questions, into a folder."""
     given = [f"{key}={value}" for key, value in answers.items()]
-    return python("-m", "cookiecutter", template, "--no-input", *given, cwd=folder, expect=expect)
+    return python("-m", "cookiecutter", template, "--no-input", *given, cwd=folder, expect=expect, env=env)
 
 
 def bake(folder, **answers):

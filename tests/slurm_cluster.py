@@ -79,9 +79,9 @@ class Cluster:
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
 
-    def submit(self, *words: str, cwd: Path) -> str:
+    def submit(self, *args: str, cwd: Path) -> str:
         """Submit a job and return its number."""
-        return self.run("sbatch", "--parsable", *words, cwd=cwd).strip()
+        return self.run("sbatch", "--parsable", *args, cwd=cwd).strip()
 
     def describe(self, job: str) -> dict[str, str]:
         """Return what Slurm says of a job, by its own names."""

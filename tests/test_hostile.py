@@ -1,8 +1,12 @@
 """Hostile answers: a project that works comes of them, or one line on stderr and nothing else."""
 
+import ast
 import importlib.metadata
+import importlib.util
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,7 +14,7 @@ from conftest import ROOT, SOURCE, render, run, text_of
 
 BLANKS = [
     "", " ", " lead", "trail ", "a b", "tab\there", "line\nbreak", "return\r", "bell\x07", "\x1b[0m", "\u2028",
-    "{{ 7 * 7 }}", "{{", "{% raw %}", "{# note", "a" * 201,
+    "{{ 7 * 7 }}", "{{", "{% raw %}", "{# note", "{% raw %}{{ 7 * 7 }}{% endraw %}", "{{ '{{' }} 7 }}", "a" * 201,
 ]  # fmt: skip
 FOLDERS = """
     plain under_score dash-ed dot.ted 3d CamelCase ünïcode 名前 it's qu"ote back\\slash sl/ash ../up /abs/olute a/../b
@@ -19,7 +23,7 @@ FOLDERS = """
 PACKAGES = """
     plain under_score CamelCase custom ünïcode it's qu"ote back\\slash sl/ash ../up . -dash dash-ed dot.ted 3d _private
     __init__ class None match print int os json typing torch numpy yaml PIL common Common tests train configs data tqdm
-    plain_loop predict export serve
+    plain_loop predict export serve dill pydantic distutils compression build dist idna coverage conftest
 """.split()
 TEXTS = [
     "😀", "é", "\u202eright to left", "}}", "'''", '"""', "it's", 'qu"ote', "\\", "\\n", '\\"', "'; os.abort() #",
@@ -102,3 +106,26 @@ def test_every_library_of_a_project_is_a_taken_name():
     assert {"torch", "yaml", "PIL", "jsonargparse"} <= names
     hook = (ROOT / "hooks/pre_gen_project.py").read_text()
     assert not {name for name in names if name[0].isalpha() and not re.search(rf"\b{name}\b", hook)}
+
+
+def test_every_library_that_torch_imports_is_a_taken_name():
+    known = {*re.findall(r"\w+", (ROOT / "hooks/pre_gen_project.py").read_text()), *sys.stdlib_module_names, "common"}
+    unknown = set()
+    for path in Path(importlib.util.find_spec("torch").origin).parent.rglob("*.py"):
+        text = path.read_text(errors="replace")
+        if set(re.findall(r"^\s*(?:import|from)\s+([A-Za-z]\w*)", text, re.MULTILINE)) - known:
+            nodes = list(ast.walk(ast.parse(text)))
+            names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+            names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+            unknown |= {name for name in (name.split(".")[0] for name in names) if name[0] != "_"} - known
+    assert not unknown
+
+
+def test_what_installed_libraries_require_is_a_taken_name(tmp_path):
+    info = tmp_path / "loguru-1.0.dist-info"  # another release, which requires what no list names
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loguru\nVersion: 1.0\nRequires-Dist: glow-worm>=1\n")
+    settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = render(tmp_path, expect=1, env=settings, package_name="glow_worm")
+    assert "package_name: found 'glow_worm', expected a free name" in done.stderr
+    render(tmp_path, package_name="glow_worm")

@@ -26,6 +26,11 @@ def test_built_ahead_of_time_with_a_new_one(tmp_path):
     page = (project / "my_net" / "ops" / "README.md").read_text()
     (project / "use_ops.py").write_text(re.search(r"```python\n# use_ops.py\n(.*?)```", page, re.DOTALL)[1])
     assert python("use_ops.py", cwd=project, env=settings).stdout == "torch.Size([8, 3])\n"
+    python("-m", "my_net.ops.new_op", "not_yet", cwd=project)  # without it being built, the others still work
+    assert python("my_net/ops/add_matrix.py", cwd=project, env=settings).stdout.startswith("built, on cpu")
+    assert python("use_ops.py", cwd=project, env=settings).stdout == "torch.Size([8, 3])\n"
+    done = python("-m", "pytest", "-rs", "tests/tests_custom/ops", cwd=project, env=settings)
+    assert "not built: not_yet; sh scripts" in done.stdout and "not built: add_matrix" not in done.stdout, done.stdout
     assert not run("git", "status", "--short", "my_net/ops/build", cwd=project).stdout
     assert "my_net/ops/" in page and "from custom" not in page
 

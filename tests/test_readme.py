@@ -52,7 +52,13 @@ def test_what_is_left_out_is_there():
 
 def test_the_demo_twice(clone):
     run("make", "demo", cwd=clone)
-    said = run("make", "demo", cwd=clone).stdout.split("On the validation set:\n")[1]
+    done = run("make", "demo", cwd=clone)
+    picture = re.sub(r"<[^>]+>", "", (clone / "docs/run.svg").read_text()).replace("&#160;", " ")
+    for part in ("train", "val", "eval"):
+        lines = (" ".join(re.findall(rf"\| ?{part} \| (.*)", text)) for text in (picture, done.stderr))
+        shown, now = (set(re.findall(r"([a-z]\w*) [\d.]", line)) for line in lines)
+        assert shown and shown == now, part
+    said = done.stdout.split("On the validation set:\n")[1]
     assert float(re.search(r"best +accuracy ([\d.]+)", said)[1]) >= 0.97
     for folder in re.findall(r"demo/\S+", said):
         assert list((clone / folder).iterdir())

@@ -2,7 +2,7 @@
 
 It saves after each epoch, and resumes bit for bit: python plain_loop.py --config configs/default.yaml --resume auto
 """
-# ruff: noqa: F401  (custom is imported for what it registers)
+# ruff: noqa: F401  (custom's modules are imported for what they register)
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
     import common
-    from common.data.batches import on_device, open_pass
+    from common.data.loader import on_device, open_pass
     from common.engine.agenda import Counters
-    from common.engine.evaluate import evaluate, evaluating
+    from common.engine.base_trainer import evaluate, evaluating
     from common.log.curves import Curves
     from common.log.metric import Meters
     from common.optim.step import OptimizerStep
     from common.run.seed import RandomState
     from common.state.checkpoint import Checkpointer
-    from common.state.weights import load_matching, read_weights
+    from common.state.file import load_matching, read_weights
 
     for key, known in {"mode": "epoch", "accumulate": 1, "precision": "fp32", "compile": False}.items():
         if (found := getattr(config.trainer, key)) != known:
@@ -73,7 +73,7 @@ def train(config: Config, session: Session) -> None:
 if __name__ == "__main__":
     config = load_config()
     from common import launch
-    import custom
+    from custom import datasets, losses, metrics, models
 
     with launch(config) as session:
         train(config, session)

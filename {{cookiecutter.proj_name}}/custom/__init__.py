@@ -1,5 +1,5 @@
 """Your part of the project."""
 
-from custom import datasets, losses, metrics, models
+from custom import datasets, losses, metrics, models, optim
 
-__all__ = ["datasets", "losses", "metrics", "models"]
+__all__ = ["datasets", "losses", "metrics", "models", "optim"]

@@ -5,7 +5,7 @@ import unittest
 from collections.abc import Sequence
 from typing import Any
 
-from common.config.rooms import has_room
+from common.config.registry import has_room
 
 FULL = bool(os.environ.get("FULL"))
 slow = unittest.skipUnless(FULL, "slow: FULL=1 runs it")

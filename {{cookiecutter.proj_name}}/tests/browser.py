@@ -104,7 +104,9 @@ class Browser:
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
             if time.monotonic() > end:
-                raise TimeoutError(f"{script} is not true after {seconds} s; the page: {self.run('document.body.innerText')}")
+                raise TimeoutError(
+                    f"{script} is not true after {seconds} s; the page: {self.run('document.body.innerText')}"
+                )
             time.sleep(0.05)
         return value
 

@@ -14,9 +14,9 @@ PROJECT = Path(__file__).parents[1]
 class TestChaos(unittest.TestCase):
     """Runs that are killed, or ended by signals and exceptions, end equal to those that are not."""
 
-    def check(self, kills, *words):
+    def check(self, kills, *args):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.chaos", "--kills", str(kills), "--set_ups", "1", *words]
+        command = [sys.executable, "-m", "tests.chaos", "--kills", str(kills), "--set_ups", "1", *args]
         done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn(f"{kills} kills, 0 differences", done.stdout)

@@ -2,7 +2,7 @@
 
 from common.config.errors import UserError
 from common.config.load import dump_config, load_config
-from common.config.rooms import find_room, open_room
+from common.config.registry import find_room, open_room
 from common.config.schema import Config
 
 __all__ = ["Config", "UserError", "dump_config", "find_room", "load_config", "open_room"]

@@ -8,25 +8,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-from common.config.rooms import open_room
-from common.config.schema import Config, Limit, Section
+from common.config.load import check_value
+from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, open_room
+from common.config.schema import LOADER_KEYS, Config, Section
 from common.data import make_loader
 from common.data.dataset import View, draw_rows
 from common.log.metric import MetricSet
 from common.optim.loss import LossSet
-
-# What a data set's section may hold beside the arguments of its class and its transforms.
-_LOADER_KEYS = {
-    "batch_size": Limit("a whole number of at least 1", lambda v: type(v) is int and v >= 1),
-    "worker": Limit("a whole number of at least 0", lambda v: type(v) is int and v >= 0),
-    "persistent_workers": Limit("true or false", lambda v: type(v) is bool),
-    "drop_last": Limit("true or false", lambda v: type(v) is bool),
-    "sample_rate": Limit(
-        "a share above 0.0 up to 1.0, or a number of samples from 1",
-        lambda v: (type(v) is float and 0 < v <= 1) or (type(v) is int and v >= 1),
-    ),
-}
 
 
 def build_model(section: Section, where: str = "model") -> nn.Module:
@@ -46,10 +34,9 @@ def build_loader(
     if section is None and split == "val":
         return None
     section = _copy(section, where)
-    options: dict[str, Any] = {name: section.pop(name) for name in _LOADER_KEYS if name in section}
-    for name, value in options.items():
-        if not _LOADER_KEYS[name].fits(value):
-            raise UserError(f"{where}.{name}: expected {_LOADER_KEYS[name].words}, found {value!r}")
+    options: dict[str, Any] = {"batch_size": config.batch_size, "worker": config.worker}
+    for name in LOADER_KEYS & section.keys():
+        options[name] = check_value(LOADER_KEYS[name], section.pop(name), f"{where}.{name}")
     transforms = _take_pipeline(section, "transforms", where)
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
@@ -60,10 +47,9 @@ def build_loader(
     if not rows:
         raise UserError(f"{where}.sample_rate: {rate} of {len(dataset):,} samples is not one")
     rows = rows[:max_samples]
-    defaults: dict[str, Any] = {"batch_size": config.batch_size, "worker": config.worker}
     loader = make_loader(
         View(dataset, rows, transforms) if transforms or len(rows) < len(dataset) else dataset,
-        **(defaults | options),
+        **options,
         training=split == "train",
         seed=config.trainer.seed,
         pin_memory=pin_memory,
@@ -93,9 +79,7 @@ def build_loss(section: Section) -> LossSet:
         if name in ("loss", "names", "sum"):
             raise UserError(f"{where}: this name is taken by the sum of all terms, choose another")
         keys = _copy(keys, where)
-        weights[name] = keys.pop("weight", 1.0)
-        if not isinstance(weights[name], (int, float)):
-            raise UserError(f"{where}.weight: expected a number, found {weights[name]!r}")
+        weights[name] = check_value(float, keys.pop("weight", 1.0), f"{where}.weight")
         if "input_name" in keys:
             input_names[name] = keys.pop("input_name")
         terms[name] = LOSS_REGISTRY.build(keys, where)

@@ -1,13 +1,11 @@
 """A config file and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
 
-The file becomes nested dicts, each flag replaces one key in them, and one walk along the schema checks and builds the
-whole. jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
+Each flag replaces one key of the file's nested dicts, and one walk along the schema checks and builds the whole.
+jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
 """
 
 import re
-import runpy
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
@@ -20,6 +18,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
 from common.config.errors import UserError, closest, nearest
+from common.config.registry import open_room
 from common.config.schema import Config, Limit, OptimizerConfig, Section
 
 _hints = cache(partial(get_type_hints, include_extras=True))
@@ -28,17 +27,21 @@ _OPEN = (Section, Section | None, _NAMED, Any)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
 
 
-class _Wrong(Exception):
-    """A key, what is wrong with it, and the key that was perhaps meant; only ``_load`` knows where it was set."""
+class WrongKey(UserError):
+    """A key, what is wrong with it, and the key that was perhaps meant; ``_load`` adds where it was set."""
+
+    def __str__(self) -> str:
+        key, message, *meant = self.args
+        return f"{key}: {message}" + "".join(f", did you mean '{other}'?" for other in meant)
 
 
 def load_config(argv: list[str] | None = None) -> Config:
     """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
 
-    ``--config FILE`` (or ``--configs``): one YAML file, or one Python file, which is run and whose public plain values
-    are the settings. ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In
-    an open section the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a
-    whole section. After a mistake its one line goes to stderr, and the exit code is 2.
+    ``--config FILE`` (or ``--configs``): one YAML file, or a Python file whose variables are the sections (room tools).
+    ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
+    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
+    mistake is one line on stderr and exit code 2.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
@@ -70,12 +73,11 @@ def _load(argv: list[str]) -> Config:
         config = _typed(Config, values, "")
         _check_best_metric(config)
         return config
-    except _Wrong as wrong:
+    except WrongKey as wrong:
         key, message, *meant = wrong.args
-        by_flag = any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags)
-        dashes, place = ("--", "") if by_flag else ("", f"{path}{_line(path or '', key)}: ")
-        hint = f", did you mean '{dashes}{meant[0]}'?" if meant else ""
-        raise UserError(f"{place}{dashes}{key}: {message}{hint}") from None
+        if path is None or any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags):
+            raise WrongKey(f"--{key}", message, *(f"--{other}" for other in meant)) from None
+        raise WrongKey(f"{path}{_line(path, key)}: {key}", message, *meant) from None
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
@@ -101,29 +103,25 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     hint: Any = Config
     *path, name = key.split(".")
     for section in path:
-        hint = _child(hint, section)
-        inner = {} if values.get(section) is None else values[section]
-        if not isinstance(inner, dict):
-            raise _Wrong(key, f"{section} is {inner!r:.60}, not a section")
-        # A copy, since a YAML alias may have put one dict in two places.
-        values[section] = dict(inner)
+        hint, inner = _child(hint, section), values.get(section)
+        if not isinstance(inner, dict | NoneType):
+            raise WrongKey(key, f"{section} is {inner!r:.60}, not a section")
+        values[section] = dict(inner or {})  # a copy, since a YAML alias may have put one dict in two places
         values = values[section]
     values[name] = _parse(text, f"--{key}") if _child(hint, name) in _OPEN else text
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:
     """Return a value as its type, with all that it holds; a closed section as its dataclass."""
-    if hint is Any or NoneType in get_args(hint):
-        if value is None:
-            return None
-        if value == "None":
-            raise _Wrong(key, "found the text None; write null")
-    if hint is Any and not isinstance(value, dict):
-        return [_typed(Any, item, key) for item in value] if isinstance(value, list | tuple) else value
+    nullable = hint is Any or NoneType in get_args(hint)
+    if nullable and value == "None":
+        raise WrongKey(key, "found the text None; write null")
+    if (nullable and value is None) or (hint is Any and not isinstance(value, dict)):
+        return [_typed(Any, item, key) for item in value] if isinstance(value, list) else value
     if not is_dataclass(hint) and hint not in _OPEN:
-        return _leaf(hint, value, key)
+        return check_value(hint, value, key)
     if not isinstance(value, dict | NoneType):
-        raise _Wrong(key, f"expected keys below it, found {value!r:.60}")
+        raise WrongKey(key, f"expected keys below it, found {value!r:.60}")
     typed = {}
     for name, item in (value or {}).items():
         full_key = f"{key}.{name}" if key else f"{name}"
@@ -134,18 +132,17 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     return make(**typed) if is_dataclass(hint) else typed
 
 
-def _leaf(hint: Any, value: Any, key: str) -> Any:
+def check_value(hint: Any, value: Any, key: str) -> Any:
+    """Return a value as its type; raise a UserError that begins with its key if it does not fit."""
     optional = NoneType in get_args(hint)
     kind = get_args(hint)[0] if optional else hint
-    if get_origin(kind) is Annotated:
-        limit = kind.__metadata__[0]
-    else:
-        limit = Limit(_WORDS.get(kind) or f"one of {', '.join(get_args(kind))}")
+    words = _WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}"
+    limit = kind.__metadata__[0] if get_origin(kind) is Annotated else Limit(words)
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it
         typed = _converter(hint).parse_object({"value": value}, env=False).value
         if (optional and typed is None) or limit.fits(typed):
             return typed
-    raise _Wrong(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
+    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
 
 
 @cache
@@ -162,24 +159,26 @@ def _child(hint: Any, name: str) -> Any:
     return OptimizerConfig if hint == _NAMED else Any if hint in _OPEN else None
 
 
-def _unknown(section: Any, key: str) -> _Wrong:
+def _unknown(section: Any, key: str) -> WrongKey:
     """Return what to say of an unknown key; perhaps a namesake in another section was meant, or the nearest here."""
     path, _, name = key.rpartition(".")
     for other, hint in _hints(Config).items():
         if is_dataclass(hint) and name in _hints(hint):
-            return _Wrong(key, "unknown key", f"{other}.{name}")
+            return WrongKey(key, "unknown key", f"{other}.{name}")
     if match := closest(name, _hints(section)):
-        return _Wrong(key, "unknown key", f"{path}.{match}".removeprefix("."))
-    return _Wrong(key, f"unknown key, known: {', '.join(sorted(_hints(section)))}")
+        return WrongKey(key, "unknown key", f"{path}.{match}".removeprefix("."))
+    return WrongKey(key, f"unknown key, known: {', '.join(sorted(_hints(section)))}")
 
 
 def _check_best_metric(config: Config) -> None:
     """Refuse what watches checkpoint.best_metric where there is none."""
-    schedulers = [optimizer.lr_scheduler or {} for optimizer in [config.optim, *config.optim.named.values()]]
-    plateau = any(scheduler.get("type") == "ReduceLROnPlateau" for scheduler in schedulers)
-    for key, watches in (("trainer.early_stop", config.trainer.early_stop), ("optim.lr_scheduler", plateau)):
+    watching = {"trainer.early_stop": config.trainer.early_stop}
+    optimizers = {"optim": config.optim, **{f"optim.named.{name}": one for name, one in config.optim.named.items()}}
+    for where, one in optimizers.items():
+        watching[f"{where}.lr_scheduler"] = (one.lr_scheduler or {}).get("type") == "ReduceLROnPlateau"
+    for key, watches in watching.items():
         if watches and config.checkpoint.best_metric is None:
-            raise _Wrong(key, "needs checkpoint.best_metric, the validation result to watch")
+            raise WrongKey(key, "needs checkpoint.best_metric, the validation result to watch")
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -189,24 +188,12 @@ def _from_file(path: str) -> dict[str, Any]:
         known = [file.name for file in Path(path).parent.glob("*.[py]*")]
         hint = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
         raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
-    values = _parse(_run(path) if path.endswith(".py") else text, path)
+    if path.endswith(".py"):
+        text = open_room("tools.python_config", "--config").read_settings(path, _hints(Config), _Dumper)
+    values = _parse(text, path)
     if not isinstance(values, dict | NoneType):
         raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
     return values or {}
-
-
-def _run(path: str) -> bytes:
-    """Run a Python config and return its settings as YAML: its public plain values, and all that has a key's name."""
-    full_path, plain = str(Path(path).resolve()), (dict, list, tuple, str, int, float, NoneType)
-    try:
-        found = runpy.run_path(full_path)
-        kept = {n: v for n, v in found.items() if n in _hints(Config) or (isinstance(v, plain) and n[0] != "_")}
-        return yaml.dump(kept, Dumper=_Dumper, sort_keys=False, encoding="utf-8")
-    except (Exception, SystemExit) as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == full_path]
-        line = getattr(frames[-1] if frames else error, "lineno", None)
-        place = f"{path}:{line}" if line else path
-        raise UserError(f"{place}: {type(error).__name__}: {getattr(error, 'msg', error)}") from None
 
 
 def _parse(text: str | bytes, place: str) -> Any:
@@ -257,7 +244,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct
 def _help_parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(usage="%(prog)s [--config FILE] [--key value ...]")
-    parser.add_argument("--config", "--configs", metavar="FILE", help="YAML or Python file that sets the keys below.")
+    parser.add_argument("--config", "--configs", metavar="FILE", help="YAML file that sets the keys below.")
     parser.add_argument("--print_config", action="store_true", help="Print the resulting config as YAML and exit.")
     parser.add_class_arguments(Config)
     for action in parser._actions:

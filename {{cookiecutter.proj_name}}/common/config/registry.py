@@ -1,16 +1,48 @@
-"""Names in a config file → classes in your code."""
+"""Names in a config file → classes in your code, or in the rooms: packages of ``common`` that a project may lack."""
 
-import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from common.config.errors import UserError, closest
-from common.config.rooms import OFFERED, has_room, open_room
 
 # The types of a config's plain values, and what each accepts; True is no number here.
 _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+# What the rooms register, by the kind of the registry: each name with the module that registers it on import.
+OFFERED = {
+    "model": {"MLP": "vision.mlp", "ResNet": "vision.resnet"},
+    "loss": {"DiceLoss": "measures.dice_loss", "FocalLoss": "measures.focal_loss"},
+    "metric": {
+        "ConfusionMatrix": "measures.confusion_matrix",
+        "Dice": "measures.overlap",
+        "F1": "measures.f1",
+        "IoU": "measures.overlap",
+        "PSNR": "measures.psnr",
+    },
+    "transform": {"RandomColorJitter": "vision.color", "RandomFlip": "vision.geometry", "Resize": "vision.geometry"},
+}
+
+
+def has_room(name: str) -> bool:
+    """Return whether this project has a room; a folder that holds no more than a leftover cache counts as missing."""
+    spec = find_spec(f"common.{name.partition('.')[0]}")
+    return spec is not None and spec.has_location
+
+
+def find_room(name: str) -> Any:
+    """Return the module ``common.<name>``, such as ``vision`` or ``sharding.files``; None if the room is missing."""
+    return import_module(f"common.{name}") if has_room(name) else None
+
+
+def open_room(name: str, key: str) -> Any:
+    """Return the module ``common.<name>``; raise a UserError with the config key that needs it if it is missing."""
+    if not has_room(name):
+        missing = "which this project was rendered without; to add it, copy that folder from the template"
+        raise UserError(f"{key}: needs the room common/{name.partition('.')[0]}, {missing}")
+    return import_module(f"common.{name}")
 
 
 class Registry:
@@ -59,8 +91,8 @@ class Registry:
     def build(self, section: dict[str, Any], where: str, *args: Any, **extra: Any) -> Any:
         """Call the class that ``section["type"]`` names with the section's other keys, ``args`` and ``extra``.
 
-        Raise a UserError that begins with ``where``, the section's place in the config, if the type is unknown, if the
-        arguments do not fit its signature, or if it refuses a value with a ValueError.
+        Raise a UserError that begins with ``where``, the section's key, if the type is unknown, if the arguments do not
+        fit its signature, or if it refuses a value with a ValueError.
         """
         if not isinstance(section, dict) or not isinstance(section.get("type"), str):
             raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
@@ -79,7 +111,7 @@ class Registry:
     def _fallback_classes(self) -> dict[str, Callable]:
         if self._fallback is None:
             return {}
-        classes = inspect.getmembers(importlib.import_module(self._fallback), inspect.isclass)
+        classes = inspect.getmembers(import_module(self._fallback), inspect.isclass)
         return {name: cls for name, cls in classes if name[0].isupper() and cls.__module__.startswith(self._fallback)}
 
 
@@ -102,8 +134,8 @@ def _check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, A
 
 def import_modules(package: str) -> None:
     """Import every module of a package, so that what it registers is known: a new file is found by itself."""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
 
 
 MODEL_REGISTRY = Registry("model", offered=OFFERED["model"])

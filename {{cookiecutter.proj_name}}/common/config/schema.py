@@ -10,13 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 Section = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """What a value must meet beyond its type: in words, for messages, and as a check, which NaN must fail."""
 
     words: str
@@ -27,18 +26,19 @@ Positive = Annotated[int, Limit("a whole number from 1", lambda v: v >= 1)]
 NonNegative = Annotated[int, Limit("a whole number from 0", lambda v: v >= 0)]
 PositiveFloat = Annotated[float, Limit("a number above 0", lambda v: 0 < v < inf)]
 NonNegativeFloat = Annotated[float, Limit("a number from 0", lambda v: 0 <= v < inf)]
-WarmupFactor = Annotated[float, Limit("a number above 0, up to 1", lambda v: 0 < v <= 1)]
-Decay = Annotated[float, Limit("a number from 0 to below 1", lambda v: 0 <= v < 1)]
-Seed = Annotated[int, Limit("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)]
-StartEpoch = Annotated[int, Limit("-1 or 0", lambda v: v in (-1, 0))]
 Interval = Annotated[list[int], Limit("two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1])]
 Mode = Literal["reduce-overhead", "max-autotune"]
 Compile = Annotated[bool | Mode, Limit("true, false, reduce-overhead or max-autotune")]
 _GPUS = re.compile(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]")
 _SOME_GPUS = Limit("-1, 0 or several as in 0,1, or null", lambda v: v is None or _GPUS.fullmatch(str(v)))
 GpuIds = Annotated[int | list[int] | str | None, _SOME_GPUS]
-_FOLDER_NAME = re.compile(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*")
-FolderName = Annotated[str, Limit("text, a folder name such as mlp/run1", _FOLDER_NAME.fullmatch)]
+_FOLDER = Limit("text, a folder name such as mlp/run1", re.compile(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*").fullmatch)
+_SHARE = Limit(
+    "a share above 0.0 up to 1.0, or a number of samples from 1", lambda v: 0 < v <= 1 or (type(v) is int and v > 0)
+)
+Share = Annotated[int | float, _SHARE]
+# What a data set's section may hold beside the arguments of its class and its transforms.
+LOADER_KEYS = dict(batch_size=Positive, worker=NonNegative, persistent_workers=bool, drop_last=bool, sample_rate=Share)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class OptimizerConfig:
     (T_max, total_iters, total_steps) is the whole run. In epochs (mode epoch) or optimizer steps (mode iter)."""
     warmup: NonNegative = 0
     """Linear warm-up before the schedule, in the schedule's unit (epochs or optimizer steps). 0: none."""
-    warmup_factor: WarmupFactor = 0.01
+    warmup_factor: Annotated[float, Limit("a number above 0, up to 1", lambda v: 0 < v <= 1)] = 0.01
     """First learning rate of the warm-up, as a fraction of lr."""
     clip_gradients: NonNegativeFloat = 0.0
     """Gradient clipping limit. 0: no clipping."""
@@ -70,7 +70,7 @@ class OptimizerConfig:
     """From this epoch on, clip_gradients_warmup is the limit. Negative: never."""
     clip_gradients_warmup: NonNegativeFloat = 0.0
     """Gradient clipping limit after clip_warmup epochs. 0: no clipping."""
-    ema_decay: Decay = 0.0
+    ema_decay: Annotated[float, Limit("a number from 0 to below 1", lambda v: 0 <= v < 1)] = 0.0
     """Decay of the exponential moving average of the weights, which is evaluated and saved as well. 0: none."""
 
 
@@ -137,7 +137,7 @@ class ProgressConfig:
     """Length of the run in epochs."""
     iters_per_epoch: Positive | None = None
     """Iterations per epoch. null: one pass over the training set."""
-    start_epoch: StartEpoch = -1
+    start_epoch: Annotated[int, Limit("-1 or 0", lambda v: v in (-1, 0))] = -1
     """A switch. With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights."""
     epoch_loss: NonNegative = 1
     """Log the mean results every so many epochs. 0, here and for the other intervals: never."""
@@ -195,15 +195,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Data sets.
-
-    Beside the arguments of its class, a section may hold transforms (a list, for each sample as it is read),
-    batch_transforms (a list, for whole batches on the device), sample_rate (use this fraction, or this number, of the
-    samples), batch_size, worker, persistent_workers (true) and drop_last (false).
-    """
+    """Data sets."""
 
     train: Section | None = None
-    """Training set: {type: a registered data set, ...its arguments}."""
+    """Training set: {type: a registered data set, ...its arguments}. A set may also have batch_size, worker,
+    persistent_workers (true), drop_last (false), sample_rate (use this fraction, or this number, of the samples),
+    transforms (a list, for each sample as it is read), batch_transforms (a list, for whole batches on the device)."""
     val: Section | None = None
     """Validation set. null: no validation."""
     eval: Section | None = None
@@ -230,7 +227,7 @@ class TrainerConfig:
     """Keep the channels of images last in memory, which speeds up convolutions on GPUs, above all in bf16 and fp16."""
     activation_checkpointing: bool = False
     """Recompute the activations inside the model's blocks() in the backward pass, to save memory."""
-    seed: Seed = 0
+    seed: Annotated[int, Limit("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)] = 0
     """Seed of Python, NumPy, torch, the order of the data and its augmentation."""
     non_finite: Literal["stop", "skip"] = "stop"
     """If a loss or gradient is not finite, its step is skipped: stop then, or continue (at most 100 in a row)."""
@@ -246,7 +243,7 @@ class TrainerConfig:
 class Config:
     """A whole run."""
 
-    name: FolderName = "default"
+    name: Annotated[str, _FOLDER] = "default"
     """Name of the experiment; {time} is filled in. An existing one is never overwritten."""
     resume: str | None = None
     """A checkpoint, an experiment's folder, or auto: resume the experiment of this name if it has a checkpoint."""

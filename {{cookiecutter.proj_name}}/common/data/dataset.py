@@ -1,19 +1,26 @@
-"""Base classes of data sets, what they share, and how parts of them are chosen."""
+"""Data sets: base classes, parts of sets, which samples form each batch, and how these are read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+import multiprocessing
+import random
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
-from common.config.errors import UserError
-from common.run.seed import derive_seed
+from common.config.errors import RunError, UserError, nearest
+from common.log.console import add_log
+from common.run.distributed import get_data_rank, get_data_size
+from common.run.seed import derive_seed, random_state_kept
 
-ALL_GENERATORS = ("python", "numpy", "torch")
+_SEEDERS = {"python": random.seed, "numpy": np.random.seed, "torch": torch.default_generator.manual_seed}
+ALL_GENERATORS = tuple(_SEEDERS)
 
 
 def generators_of(dataset: Dataset) -> tuple[str, ...]:
@@ -21,15 +28,9 @@ def generators_of(dataset: Dataset) -> tuple[str, ...]:
     return getattr(dataset, "random_generators", ALL_GENERATORS)
 
 
-def path_of(dataset: Dataset, index: int) -> Any:
+def path_of(dataset: Any, index: int) -> Any:
     """Return the file of a sample, or None if the data set has no ``path(index)``."""
-    find = getattr(dataset, "path", None)
-    return find(index) if find else None
-
-
-def _depth(cls: type, name: str) -> int:
-    """Return how many classes up the inheritance an attribute is defined: 0 for the class itself."""
-    return next((i for i, base in enumerate(cls.__mro__) if name in vars(base)), len(cls.__mro__))
+    return dataset.path(index) if hasattr(dataset, "path") else None
 
 
 class BaseDataset(Dataset):
@@ -53,10 +54,14 @@ class BaseDataset(Dataset):
         inherited ``random_generators`` void.
         """
         super().__init_subclass__(**keywords)
-        single, batch = _depth(cls, "__getitem__"), _depth(cls, "__getitems__")
+        # How many classes up the inheritance each is defined: 0 is the class itself.
+        single, batch, declared = (
+            next((i for i, base in enumerate(cls.__mro__) if name in vars(base)), len(cls.__mro__))
+            for name in ("__getitem__", "__getitems__", "random_generators")
+        )
         if single < batch and hasattr(cls, "__getitems__"):
             setattr(cls, "__getitems__", None)  # noqa: B010
-        if min(single, batch) < _depth(cls, "random_generators"):
+        if min(single, batch) < declared:
             cls.random_generators = ALL_GENERATORS
 
     @classmethod
@@ -106,9 +111,8 @@ class View(Dataset):
     def __init__(self, dataset: Any, rows: Sequence[int] | None = None, transforms: Any = None):
         self.dataset, self.transforms = dataset, transforms
         self.rows = range(len(dataset)) if rows is None else rows
-        self.random_generators = generators_of(dataset)
-        drawn = getattr(transforms, "random_generators", ALL_GENERATORS) if transforms else ()
-        self.random_generators = tuple(dict.fromkeys([*self.random_generators, *drawn]))
+        drawn = generators_of(transforms) if transforms else ()
+        self.random_generators = tuple(dict.fromkeys([*generators_of(dataset), *drawn]))
         if getattr(dataset, "__getitems__", None):
             self.__getitems__ = self._read_batch
 
@@ -128,6 +132,153 @@ class View(Dataset):
     def path(self, index: int) -> Any:
         """Return the file of a sample, if the data set knows it."""
         return path_of(self.dataset, self.rows[index])
+
+
+class Batch(list[int]):
+    """The indices of a batch, and the epoch in which it is read."""
+
+    epoch = 0
+
+
+class PositionedBatchSampler(Sampler[list[int]]):
+    """The batches of indices of this rank, from any batch of any epoch on.
+
+    The order of all samples is drawn from (seed, epoch). In step ``i`` all W ranks together take the samples at
+    ``[i * B * W, (i + 1) * B * W)`` of that order, each rank every W-th of them, with B samples on each rank: which
+    samples form a step does not depend on the number of processes. Where the last step has no sample left for a rank,
+    it repeats those of the others, so that all ranks have as many batches; its size in ``sizes_at`` is then 0.
+    """
+
+    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = False):
+        self.batch_size = batch_size
+        self._shuffle, self._seed = shuffle, seed
+        self._epoch = self._start = 0
+        self._rank, self._world = get_data_rank(), get_data_size()
+        self._step = batch_size * self._world
+        self._length, self._used = length, length - length % self._step if drop_last else length
+        self._batches = math.ceil(self._used / self._step)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Make the next pass that of ``epoch``, from batch number ``start`` on; later passes start at 0."""
+        self._epoch, self._start = epoch, start
+
+    def sizes_at(self, batch: int) -> tuple[int, int]:
+        """Return the number of samples in a batch on this rank and on all; counting may continue over passes."""
+        total = min(self._step, self._used - batch % self._batches * self._step)
+        return (total - self._rank + self._world - 1) // self._world, total
+
+    def places_at(self, batch: int) -> range:
+        """Return a batch's places in the order of a pass; unshuffled, these are the numbers of its samples."""
+        first = batch * self._step
+        return range(first + self._rank, min(first + self._step, self._used), self._world)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        order = np.arange(self._length)
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
+            order = torch.randperm(self._length, generator=generator).numpy()
+        order = order[: self._used]
+        for first in range(start * self._step, self._used, self._step):
+            step = order[first : first + self._step]
+            mine = step[self._rank :: self._world]
+            batch = Batch((mine if mine.size else step).tolist())
+            batch.epoch = self._epoch
+            yield batch
+
+
+class SampleReader(Dataset):
+    """Reads the samples of a data set, called ``where`` in messages, in the trainer's process or in a worker.
+
+    The generators that the data set declares are seeded for each sample from (seed, epoch, index), or for each batch
+    from its first index where it reads whole ones. So augmentation depends neither on the number of workers nor on
+    where a run was interrupted, and the trainer's random numbers are not affected. With ``replace`` the next sample
+    takes the place of a broken one, at most ``limit`` times in all workers together.
+    """
+
+    def __init__(self, dataset: Any, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
+        self.dataset = dataset
+        self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
+        self._replaced = multiprocessing.Value("q", 0)
+        self._read_batch = getattr(dataset, "__getitems__", None)
+        self._generators = generators_of(dataset)
+        for name in self._generators:
+            if name not in _SEEDERS:
+                place = f"{type(dataset).__name__}.random_generators"
+                raise UserError(f"{place}: unknown '{name}', {nearest(name, _SEEDERS)}")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def path(self, index: int) -> Any:
+        """Return the file of a sample, if the data set knows it."""
+        return path_of(self.dataset, index)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample, with the random numbers of epoch 0."""
+        with random_state_kept():
+            return self._read_sample(index, derive_seed(self._seed, 0, 1))
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        """Return the samples, or a whole batch if the data set returns such."""
+        if not self._generators:
+            return self._read(indices, 0)
+        with nullcontext() if get_worker_info() else random_state_kept():
+            return self._read(indices, derive_seed(self._seed, getattr(indices, "epoch", 0), 1))
+
+    def _read(self, indices: list[int], base: int) -> Any:
+        if self._read_batch is None:
+            return [self._read_sample(index, base) for index in indices]
+        try:
+            if self._generators:
+                self._seed_generators(base, indices[0])
+            return self._read_batch(indices)
+        except Exception:
+            before = self._replaced.value
+            samples = [self._read_sample(index, base) for index in indices]
+            if self._replaced.value == before:  # no sample is to blame
+                raise
+            return samples
+
+    def _read_sample(self, index: int, base: int) -> Any:
+        """Return a sample, or the next one that can be read."""
+        for _ in range(len(self)):
+            self._seed_generators(base, index)
+            try:
+                return self.dataset[index]
+            except MemoryError:
+                raise
+            except Exception as error:
+                self._count_broken(index, error)
+            index = (index + 1) % len(self)
+        raise RunError(f"{self._where}: no sample can be read")
+
+    def _count_broken(self, index: int, error: Exception) -> None:
+        """Count a broken sample, or raise if it must not be replaced."""
+        path = self.path(index)
+        sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
+        text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        if not self._replace:
+            raise RunError(f"{text}; --dataset.bad_sample replace would read the next one instead") from error
+        with self._replaced.get_lock():
+            self._replaced.value += 1
+            if self._replaced.value > self._limit:
+                raise RunError(f"{text}; these are more than dataset.bad_sample_limit, {self._limit}") from error
+        add_log(f"{text}; the next one is read instead", "ERROR")
+
+    def _seed_generators(self, base: int, index: int) -> None:
+        """Seed the generators for one sample; Knuth's multiplicative hash spreads neighboring indices."""
+        seed = base ^ (index * 2654435761 % 2**32)
+        for name in self._generators:
+            _SEEDERS[name](seed)
+
+
+def collate(samples: Any) -> Any:
+    """Return a batch from samples, or the batch itself where the data set already made one."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
 
 
 def draw_rows(length: int, rate: float | int, seed: int) -> list[int]:

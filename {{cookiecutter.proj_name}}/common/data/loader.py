@@ -1,118 +1,27 @@
-"""A loader whose order depends on seed, epoch and position alone, and how it reads a data set."""
+"""Loaders whose order depends on seed, epoch and position alone, and their batches on the way to a training."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-import random
 import signal
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader
 
-from common.config.errors import RunError, UserError, nearest
-from common.data.batches import PositionedBatchSampler
-from common.data.dataset import generators_of, path_of
-from common.log.console import add_log
-from common.run.distributed import let_threads_rest
-from common.run.seed import derive_seed, random_state_kept
+from common.data.dataset import PositionedBatchSampler, SampleReader, collate
+from common.run.distributed import get_data_size, let_threads_rest
 from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
+from common.run.strategy import map_nested, move_to
 
-_SEEDERS = {"python": random.seed, "numpy": np.random.seed, "torch": torch.default_generator.manual_seed}
 _SMALL = 1 << 18  # bytes: above them shared memory is as fast as a copy
-
-
-class SampleReader(Dataset):
-    """Reads the samples of a data set, called ``where`` in messages, in the trainer's process or in a worker.
-
-    The generators that the data set declares (``random_generators``) are seeded for each sample from (seed, epoch,
-    index), or once per batch from its first index for whole batches (``__getitems__``). So augmentation depends neither
-    on the number of workers nor on where a run was interrupted, and the trainer's random numbers are not affected.
-
-    With ``replace`` the next sample takes the place of a broken one, at most ``limit`` times in all workers together.
-    """
-
-    def __init__(self, dataset: Any, seed: int = 0, where: str = "data", replace: bool = False, limit: int = 100):
-        self.dataset = dataset
-        self._seed, self._where, self._replace, self._limit = seed, where, replace, limit
-        self._replaced = multiprocessing.Value("q", 0)
-        self._read_batch = getattr(dataset, "__getitems__", None)
-        self._generators = generators_of(dataset)
-        for name in self._generators:
-            if name not in _SEEDERS:
-                place = f"{type(dataset).__name__}.random_generators"
-                raise UserError(f"{place}: unknown '{name}', {nearest(name, _SEEDERS)}")
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        """Return one sample, with the random numbers of epoch 0."""
-        with random_state_kept():
-            return self._read_sample(index, derive_seed(self._seed, 0, 1))
-
-    def path(self, index: int) -> Any:
-        """Return the file of a sample, if the data set knows it."""
-        return path_of(self.dataset, index)
-
-    def __getitems__(self, indices: list[int]) -> Any:
-        """Return the samples, or a whole batch if the data set returns such."""
-        if not self._generators:
-            return self._read(indices, 0)
-        with nullcontext() if get_worker_info() else random_state_kept():
-            return self._read(indices, derive_seed(self._seed, getattr(indices, "epoch", 0), 1))
-
-    def _read(self, indices: list[int], base: int) -> Any:
-        if self._read_batch is None:
-            return [self._read_sample(index, base) for index in indices]
-        try:
-            if self._generators:
-                self._seed_generators(base, indices[0])
-            return self._read_batch(indices)
-        except Exception:
-            before = self._replaced.value
-            samples = [self._read_sample(index, base) for index in indices]
-            if self._replaced.value == before:  # no sample is to blame
-                raise
-            return samples
-
-    def _read_sample(self, index: int, base: int) -> Any:
-        """Return a sample, or the next one that can be read."""
-        for _ in range(len(self)):
-            self._seed_generators(base, index)
-            try:
-                return self.dataset[index]
-            except MemoryError:
-                raise
-            except Exception as error:
-                self._count_broken(index, error)
-            index = (index + 1) % len(self)
-        raise RunError(f"{self._where}: no sample can be read")
-
-    def _count_broken(self, index: int, error: Exception) -> None:
-        """Count a broken sample, or raise if it must not be replaced."""
-        path = self.path(index)
-        sample = f"{self._where}: sample {index}{f' ({path})' if path else ''}"
-        text = f"{sample} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
-        if not self._replace:
-            raise RunError(f"{text}; --dataset.bad_sample replace would read the next one instead") from error
-        with self._replaced.get_lock():
-            self._replaced.value += 1
-            if self._replaced.value > self._limit:
-                raise RunError(f"{text}; these are more than dataset.bad_sample_limit, {self._limit}") from error
-        add_log(f"{text}; the next one is read instead", "ERROR")
-
-    def _seed_generators(self, base: int, index: int) -> None:
-        """Seed the generators for one sample; Knuth's multiplicative hash spreads neighboring indices."""
-        seed = base ^ (index * 2654435761 % 2**32)
-        for name in self._generators:
-            _SEEDERS[name](seed)
 
 
 class Loader(DataLoader):
@@ -171,11 +80,6 @@ def make_loader(
     return loader
 
 
-def collate(samples: Any) -> Any:
-    """Return a batch from samples, or the batch itself where the data set already made one."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
-
-
 def _start_worker(_number: int) -> None:
     """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
     ForkingPickler.register(torch.Tensor, _hand_over)
@@ -192,3 +96,110 @@ def _hand_over(tensor: torch.Tensor) -> tuple[Callable, tuple]:
         if tensor.nbytes <= _SMALL:
             return torch.from_numpy, (tensor.numpy(),)
     return reduce_tensor(tensor)
+
+
+def stop_workers(loader: Any) -> None:
+    """End the persistent workers of a loader, which otherwise live until Python collects the loader."""
+    if getattr(loader, "_iterator", None) is not None:
+        with suppress(RuntimeError):  # one of them has died already
+            loader._iterator._shutdown_workers()
+        loader._iterator = None
+
+
+def find_sizes_at(loader: Any) -> Callable[[int], tuple[int, int]] | None:
+    """Return the function that tells the size of a batch on this rank and on all, or None if the loader has none."""
+    return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
+
+
+def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
+    """Return the batches of one pass over a loader, from batch number ``start`` on."""
+    batch_sampler: Any = getattr(loader, "batch_sampler", None)
+    if hasattr(batch_sampler, "set_position"):
+        batch_sampler.set_position(epoch, start)
+        return iter(loader)
+    sampler = getattr(loader, "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
+    return islice(iter(loader), start, None)  # a foreign loader reads the batches before, too
+
+
+def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """Return the batches on the device; a GPU receives each while it computes with the one before."""
+    if device.type == "cuda":
+        return prefetch(batches, device)
+    return iter(batches) if device.type == "cpu" else (move_to(batch, device) for batch in batches)
+
+
+def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """Yield batches on the device, each copied on a stream of its own while the one before is in use.
+
+    The copy overlaps with the computation from pinned memory only. Source: the note "CUDA semantics" of PyTorch.
+    """
+    backend = torch.get_device_module(device)
+    stream, upcoming = backend.Stream(), None
+
+    def keep_memory(_path: tuple, value: Any) -> Any:
+        """Tell the allocator that the computation's stream, too, uses this memory, so that it is not reused early."""
+        if isinstance(value, torch.Tensor) and not value.is_cpu:
+            value.record_stream(backend.current_stream())
+        return value
+
+    for batch in batches:
+        with backend.stream(stream):
+            copied = move_to(batch, device)
+        if upcoming is not None:
+            yield upcoming
+        backend.current_stream().wait_stream(stream)
+        upcoming = map_nested(copied, keep_memory)
+    if upcoming is not None:
+        yield upcoming
+
+
+class TrainingBatches:
+    """The batches of epoch after epoch on the device; the gradients of ``accumulate`` batches make an optimizer step.
+
+    By epochs, each epoch is one pass over the loader. By iterations, an epoch resumes where the last one stopped: the
+    position in the passes follows from the number of iterations made.
+    """
+
+    def __init__(self, loader: Any, by_epoch: bool, per_epoch: int | None, accumulate: int, device: torch.device):
+        self.loader, self.by_epoch, self.per_epoch = loader, by_epoch, per_epoch or len(loader)
+        self.transform = getattr(loader, "transform_batch", None)
+        # Optimizer steps an epoch; an accumulation window never reaches into the next epoch.
+        self.steps_per_epoch = math.ceil(self.per_epoch / accumulate)
+        self._accumulate, self._device, self._data_size = accumulate, device, get_data_size()
+        # A loader that does not tell its batches' sizes counts them alike.
+        self._sizes_at = find_sizes_at(loader) or (lambda batch: (1, self._data_size))
+        self._endless: Iterator[dict] | None = None
+        self._first = 0  # the position in the passes of this epoch's first batch
+
+    def open(self, epoch: int, iteration: int, total: int) -> Iterator[dict]:
+        """Return the batches of an epoch from an iteration on, after ``total`` iterations of the run."""
+        if self.by_epoch:
+            return on_device(open_pass(self.loader, epoch, iteration), self._device)
+        self._first = total - iteration
+        if self._endless is None:
+            self._endless = on_device(self._passes(total), self._device)
+        return self._endless
+
+    def _passes(self, done: int) -> Iterator[dict]:
+        epoch, start = divmod(done, len(self.loader))
+        while True:
+            yield from open_pass(self.loader, epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def window(self, iteration: int) -> tuple[bool, float | None, int]:
+        """Return whether a batch closes its accumulation window, the weight of its loss, and its samples on this rank.
+
+        The weight is the batch's share of the window's samples on all ranks, times the number of ranks, since these
+        average their gradients; None for 1.
+        """
+        size, whole = self._sizes_at(self._first + iteration)
+        closes_window = True
+        if self._accumulate > 1:
+            start = iteration - iteration % self._accumulate
+            stop = min(start + self._accumulate, self.per_epoch)
+            closes_window = iteration + 1 == stop
+            whole = sum(self._sizes_at(self._first + i)[1] for i in range(start, stop))
+        weight = size * self._data_size / whole
+        return closes_window, None if weight == 1 else weight, size

@@ -65,7 +65,7 @@ def open_predictor(words: Namespace, rest: list[str]) -> Predictor:
         given = asdict(load_config([*(["--config", words.config] if words.config else []), *rest]))
         config = given if words.config else {"task": given["task"]}
     from common.deploy.predictor import Predictor
-    from common.run.device import choose_device
+    from common.run.strategy import choose_device
 
     if config.get("task") is None:
         config.pop("task", None)

@@ -16,11 +16,11 @@ from torch.export import Dim, ExportedProgram
 from common.config.build import build_loader
 from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config, DatasetConfig, DirConfig
-from common.data.batches import on_device
+from common.data.loader import on_device
 from common.deploy.model_file import KEY, about_text, need, open_model
 from common.deploy.predict import find_inputs
 from common.deploy.predictor import Predictor, group
-from common.run.device import map_nested
+from common.run.strategy import map_nested
 
 TOLERANCE = 1e-4
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}

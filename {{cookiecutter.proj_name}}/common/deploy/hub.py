@@ -1,4 +1,4 @@
-"""A model as a folder to publish: weights, config, and a card that says what it is, where it comes from, how to use it."""
+"""A model as a folder to publish: weights, config, and a card about both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from common.config.errors import UserError
-from common.config.rooms import find_room
+from common.config.registry import find_room
 from common.deploy.export import export
 from common.deploy.model_file import WEIGHTS
 from common.deploy.predictor import Predictor
@@ -85,12 +85,14 @@ def results_of(run: Path, checkpoint: Path) -> dict[str, dict[str, float]]:
 def _card(predictor: Predictor, results: dict[str, dict[str, float]], drawn: bool) -> str:
     about, task = predictor.about, predictor.task
     config, name = about.config, about.config.get("name", "model")
-    count = sum(value.numel() for value in predictor.model.parameters())  # type: ignore[attr-defined]
+    count = sum(value.numel() for value in predictor.model.parameters())
     front = {"library_name": "pytorch", "tags": ["pytorch", "safetensors"]} | (
         {"pipeline_tag": task.tag} if task.tag else {}
     )
     names = {"val": "validation", "eval": "evaluation"}
-    rows = [f"| {names[split]} | {key} | {value:.4g} |" for split, part in results.items() for key, value in part.items()]
+    rows = [
+        f"| {names[split]} | {key} | {value:.4g} |" for split, part in results.items() for key, value in part.items()
+    ]
     data = {split: section for split, section in (config.get("dataset") or {}).items() if isinstance(section, dict)}
     optim = config.get("optim") or {}
     steps = f"{optim.get('type')}, learning rate {optim.get('lr')}, batches of {config.get('batch_size')}"

@@ -17,15 +17,16 @@ from common.config.build import build_model
 from common.config.errors import UserError, closest, one_line
 from common.deploy.task import About
 from common.state.checkpoint import find_checkpoint
-from common.state.file import read_plain
-from common.state.weights import load_exactly, load_matching
+from common.state.file import load_exactly, load_matching, read_plain
 
 KEY = "about"  # the name of the metadata
 _VERSIONS = "classes", "engine", "format"  # in a checkpoint, beside the config
 WEIGHTS = "model.safetensors"  # in a folder to publish
 
 
-def open_model(path: str | Path, device: torch.device, sections: dict[str, Any] | None = None) -> tuple[Callable, About]:
+def open_model(
+    path: str | Path, device: torch.device, sections: dict[str, Any] | None = None
+) -> tuple[Callable, About]:
     """Return a model, ready to predict on a device, and what its file says of itself.
 
     Args:
@@ -124,7 +125,7 @@ def about_text(about: About) -> str:
 
 
 def parse_about(text: str | None, path: Path, sections: dict[str, Any]) -> About:
-    """Return what a file says of itself, with other sections; raise a UserError if it says nothing, or something else."""
+    """Return what a file says of itself, with other sections; raise a UserError if it says nothing of the kind."""
     try:
         about = About(**json.loads(text or ""))
         return replace(about, config={**about.config, **sections})

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import default_collate
 
 from common.config.errors import UserError, one_line
-from common.config.rooms import open_room
+from common.config.registry import open_room
 from common.deploy.model_file import import_own_package, open_model
 from common.deploy.task import TASK_REGISTRY, About, Source
-from common.run.device import choose_device, map_nested, move_to
+from common.run.strategy import choose_device, map_nested, move_to
 
 Sample = dict[str, Any]
 Answer = dict[str, Any]
@@ -34,6 +34,8 @@ class Predictor:
     Raises:
         UserError: The config names no task, an unknown one, or one whose arguments do not fit.
     """
+
+    model: Any
 
     def __init__(self, model: Callable[..., Any], about: About, device: torch.device):
         self.model, self.about, self.device = model, about, device
@@ -67,7 +69,7 @@ class Predictor:
         chosen = choose_device(None) if device is None else torch.device(device)
         return cls(*open_model(path, chosen, config), chosen)
 
-    def __call__(self, inputs: Source | list[Source], batch_size: int = 32) -> Answer | list[Answer]:
+    def __call__(self, inputs: Source | list[Source], batch_size: int = 32) -> Any:
         """Return the answer for one input, or a list of answers for a list of inputs.
 
         Args:

@@ -36,7 +36,9 @@ _FOLDER = Path(__file__).parent
 _LARGEST_BATCH = 1 << 24  # values: larger inputs form smaller batches, which bounds the memory
 _READERS = 4  # threads that decode pictures
 # The pages ask for nothing but what they hold themselves and this server's answers.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
+)
 
 
 @dataclass(frozen=True)
@@ -265,8 +267,8 @@ def serve(predictor: Predictor, host: str, port: int, limits: Limits) -> None:
     try:
         listener = socket.create_server((host, port), backlog=1024)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
-        raise UserError(f"--host {host} --port {port}: {reason}") from None
+        number = getattr(error, "errno", None) or 0  # negative: an unknown host, whose text is that of getaddrinfo
+        raise UserError(f"--host {host} --port {port}: {os.strerror(number) if number > 0 else error}") from None
     Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow's own error begins at twice the limit
     Image.init()

@@ -64,7 +64,7 @@ class Task(metaclass=ABCMeta):
         """
 
     def forward(self, model: Callable[..., Any], batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the model's output for a batch, as the tester's ``test_step`` does; ``model`` may be an exported one."""
+        """Return the model's output for a batch, as the tester's ``test_step`` does; ``model`` may be exported."""
         return {"logits": model(batch["image"])}
 
     @abstractmethod

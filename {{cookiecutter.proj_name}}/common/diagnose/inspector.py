@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
-from common.config.errors import UserError
+from common.config.errors import RunError, UserError
 from common.diagnose.gradients import check_gradients, dump_batch, gradient_table
+from common.diagnose.non_finite import NonFiniteOrigin
 from common.diagnose.profiling import StepProfile
 from common.log.console import add_log
 from common.run.distributed import get_rank
@@ -30,6 +30,9 @@ class Inspector:
     def __init__(self, trainer: Trainer):
         self._trainer, self._debug = trainer, trainer.config.debug
         self._profile: StepProfile | None = None
+        self._origin: NonFiniteOrigin | None = None
+        # torch cannot look into divided layers' gradients there; check_gradients does afterwards.
+        self._checks_backward = trainer.config.dist.strategy != "tp" and trainer.config.dist.tp_size is None
         self._waited = 0.0
         total = trainer.config.progress.epoch * trainer.iterations_per_epoch
         self._first, self._last = (self._debug.profile or [total, total]) if get_rank() == 0 else (total, total)
@@ -47,15 +50,29 @@ class Inspector:
             waited = self._trainer.progress.waited
             self._profile.add("data", waited - self._waited if waited >= self._waited else waited)
         self._switch("forward")
-        with torch.autograd.set_detect_anomaly(True) if self._debug.debug_mode else nullcontext():
+        if self._debug.debug_mode:
+            self._origin = NonFiniteOrigin()
+            with torch.autograd.set_detect_anomaly(True, self._checks_backward), self._origin:
+                self._run_or_dump(epoch, iteration, data_dict)
+        else:
             self._run_or_dump(epoch, iteration, data_dict)
         self._waited = self._trainer.progress.waited
         if self._profile and done + 1 == self._last:
             self._report(self._profile)
 
-    def after_forward(self) -> None:
-        """After the training step."""
+    def after_forward(self, epoch: int, iteration: int, result_dict: dict) -> None:
+        """After the training step: in debug mode, look at its loss, for which the backward pass would be blamed.
+
+        Raises:
+            RunError: The loss is not finite; it names the operation that this comes from.
+        """
         self._switch("backward")
+        if self._origin:
+            self._origin.is_watching = False
+            losses = result_dict.get("loss")
+            for loss in losses.values() if isinstance(losses, dict) else [losses]:
+                if isinstance(loss, torch.Tensor) and not loss.isfinite().all():
+                    raise RunError(f"epoch {epoch} iteration {iteration + 1}: {self._origin.explain(loss)}")
 
     def after_backward(self, epoch: int, iteration: int) -> None:
         """After the backward pass: log the gradients, and check them.

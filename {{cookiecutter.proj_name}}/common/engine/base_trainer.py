@@ -1,59 +1,117 @@
-"""What a trainer's subclass sees: the parts it registers, the steps it implements, the hooks it may override."""
+"""The evaluation loop, and what a trainer's subclass sees: its parts, steps and hooks, and its validation."""
 
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
-from common.data.batches import TrainingBatches
-from common.engine.agenda import Agenda, Counters
-from common.engine.stop import StopControl
-from common.engine.tester import BaseTester
+from common.data.loader import TrainingBatches, find_sizes_at, on_device
+from common.engine.agenda import Agenda, Counters, StopControl
+from common.engine.parts import format_scalars
+from common.log import activations
 from common.log.best import BestTracker
+from common.log.console import add_log
+from common.log.curves import Curves
 from common.log.metric import Meters, MetricSet
-from common.optim.step import OptimizerStep, Scheduler
+from common.optim.step import EMA, OptimizerStep
+from common.run.distributed import get_rank
 from common.run.launch import Session
-from common.run.models import MAIN, Models
+from common.run.seed import random_state_kept
+from common.run.strategy import MAIN, Models, sync_buffers
+
+if TYPE_CHECKING:
+    from common.engine.tester import BaseTester
+
+# What a step of an evaluation returns: the model's output, and dicts of results, each with its weight in the mean.
+StepResult = tuple[dict[str, Any], Iterable[tuple[dict[str, Any], int]]]
+Step = Callable[[int, dict, int], StepResult]
+
+
+def evaluate(
+    loader: DataLoader, device: torch.device, step: Step, metric: MetricSet, stop: StopControl | None = None
+) -> dict[str, float]:
+    """Run over a data set and return the mean of each result and each metric, over all ranks. Collective.
+
+    ``step`` is called with the iteration, the batch and the number of its samples. That is 0 for a batch which only
+    keeps this rank in step with the others, whose samples they are: its results do not count. ``stop`` may end the
+    loop before a batch, by an exception.
+    """
+    meters = Meters()
+    metric.reset()
+    sizes_at, transform = find_sizes_at(loader), getattr(loader, "transform_batch", None)
+    for iteration, data_dict in enumerate(on_device(loader, device)):
+        size = sizes_at(iteration)[0] if sizes_at else 1
+        if stop and stop.may_end:
+            stop.check_within(bool(sizes_at), iteration)
+        data_dict = transform(data_dict) if transform else data_dict
+        output_dict, results = step(iteration, data_dict, size)
+        if size:
+            metric.update(output_dict, data_dict)
+            for result_dict, weight in results:
+                meters.update(result_dict, weight)
+        if activations.tensors:
+            activations.clear()
+    return meters.summary() | metric.compute()
+
+
+@contextmanager
+def evaluating(models: Iterable[nn.Module], averages: Iterable[EMA] = ()) -> Iterator[None]:
+    """Put models into evaluation mode, without gradients and with their averaged weights; restore them afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    with torch.no_grad(), ExitStack() as stack:
+        for average in averages:
+            stack.enter_context(average.swapped_in())
+        for module, _ in modes:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 class TrainerBase(metaclass=ABCMeta):
-    """The parts of a training by name, and its steps and hooks."""
+    """The parts of a training by name, its steps and hooks, and its validation."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]  # by optimizer; made in prepare()
+    steps: dict[str, OptimizerStep]  # by optimizer; these three are made in prepare()
+    curves: Curves
+    _val_step: Callable[[int, int, dict], tuple[dict, dict]]
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
-        self.forms = Models(session.strategy, config)
+        self.forms = Models(config)
         self.optimizers: dict[str, Optimizer] = {}
-        self.schedulers: dict[str, Scheduler] = {}
+        self.schedulers: dict[str, LRScheduler] = {}
         self.train_loader: DataLoader | None = None
         self.val_loader: DataLoader | None = None
         self.metric = MetricSet({})
         self.tester: BaseTester | None = None
         self.counters, self.agenda = Counters(), Agenda(config.progress)
         self.stop, self.meters = StopControl(config), Meters()
-        keep, trainer = config.checkpoint, config.trainer
-        self.best = BestTracker(
-            keep.best_metric, keep.best_larger, trainer.early_stop, trainer.early_stop_delta, keep.keep_best
-        )
+        keep, patience, delta = config.checkpoint, config.trainer.early_stop, config.trainer.early_stop_delta
+        self.best = BestTracker(keep.best_metric, keep.best_larger, patience, delta, keep.keep_best)
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
-        self.forms.add(name, model)
+        self.forms.bare[name] = self.session.strategy.place(model, self.config)
 
     def register_optimizer(self, optimizer: Optimizer, name: str = MAIN) -> None:
         """Register the optimizer of the model of the same name."""
         self.optimizers[name] = optimizer
 
-    def register_scheduler(self, scheduler: Scheduler | None, name: str = MAIN) -> None:
+    def register_scheduler(self, scheduler: LRScheduler | None, name: str = MAIN) -> None:
         """Register the learning rate schedule of the optimizer of the same name, if there is one."""
         if scheduler is not None:
             self.schedulers[name] = scheduler
@@ -132,9 +190,8 @@ class TrainerBase(metaclass=ABCMeta):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the groups for the optimizer: the model's own ``parameter_groups()``, or a single one."""
         own_groups = getattr(model, "parameter_groups", None)
-        if callable(own_groups):
-            return own_groups()
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return own_groups() if callable(own_groups) else [{"params": trainable}]
 
     def optim_config(self, name: str = MAIN) -> OptimizerConfig:
         """Return an optimizer's config section, ``optim`` or ``optim.named.<name>``; a UserError if there is none."""
@@ -186,3 +243,73 @@ class TrainerBase(metaclass=ABCMeta):
     def render_progress_imgs(self, data_dict: dict, output_dict: dict) -> dict[str, torch.Tensor]:
         """Return pictures by name, (3, H, W) or (1, H, W) in [0, 1], of ``progress.max_samples_val`` samples."""
         return {}
+
+    def run_validation(self) -> None:
+        """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
+        if not self.val_loader:  # none, or an empty one
+            return
+        best, agenda, total = self.best, self.agenda, self.total_iterations
+        epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
+        with self._evaluating():
+            summary_dict = self._validate(self.val_loader, epoch)
+        is_best = best.update(summary_dict)
+        self.curves.add_scalars("val", summary_dict, epoch, total)
+        add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
+        for step in self.steps.values():
+            step.step_plateau(summary_dict.get(best.metric or ""))
+        if is_best:
+            agenda.keep.append(f"best_{best.metric}")
+        name = f"best_{best.metric}_iter_{total:06d}"
+        dropped = {*best.rank(summary_dict, name)}
+        agenda.keep += {name} - dropped
+        agenda.drop += sorted(dropped - {name})
+
+    def _validate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
+        draws = self.config.progress.save_progress_val
+
+        def step(iteration: int, data_dict: dict, size: int) -> StepResult:
+            if not size:
+                return self._val_step(epoch, iteration, data_dict)[0], ()
+            self.before_val_step(epoch, iteration, data_dict)
+            output_dict, result_dict = self._val_step(epoch, iteration, data_dict)
+            self.after_val_step(epoch, iteration, data_dict, output_dict, result_dict)
+            if iteration == 0 and draws:
+                self.draw("val", epoch, iteration, data_dict, output_dict)
+            return output_dict, [(result_dict, size)]
+
+        self.before_val_epoch(epoch)
+        summary_dict = evaluate(loader, self.device, step, self.metric, self.stop)
+        for name, figure in self.metric.draw().items() if draws else ():
+            self.curves.add_figure("val", name, figure, self.total_iterations)
+        self.after_val_epoch(epoch, summary_dict)
+        return summary_dict
+
+    def run_evaluation(self) -> None:
+        """Run the tester with the present weights, and record the results; it writes to ``eval/``."""
+        if self.tester is None:
+            return
+        self.tester.stop = self.stop
+        with self._evaluating():
+            summary_dict = self.tester.run(self.session.folder / "eval" / f"epoch_{self.epoch:03d}")
+        self.curves.add_scalars("eval", summary_dict, self.epoch, self.total_iterations)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Let steps call the validation models, with averaged weights and without an effect on the random numbers."""
+        models, averages = self.forms, [step.ema for step in self.steps.values() if step.ema]
+        models.active = models.validation
+        try:
+            with evaluating(models.bare.values(), averages):
+                sync_buffers(models.bare.values())  # after the averages, of which each rank has its own, are in place
+                with random_state_kept(self.config.trainer.seed, self.counters.total_iterations, get_rank()):
+                    yield
+        finally:
+            models.active = models.wrapped
+
+    @torch.no_grad()
+    def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
+        """Record what ``render_progress_imgs`` makes of a batch."""
+        file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
+        total = self.total_iterations
+        for name, image in self.render_progress_imgs(data_dict, output_dict).items():
+            self.curves.add_image(split, name, image, total, Path(name) / file if file else None)

@@ -1,7 +1,10 @@
-"""What a trainer is made of before it runs: checked, joined, and named for its checkpoints."""
+"""What a trainer is made of before it runs: checked, joined, named for its checkpoints, and told in the log."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +13,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from common.config.errors import UserError, nearest
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
-from common.run.distributed import gather
-from common.run.models import MAIN, part_name
+from common.run.distributed import gather, get_data_size, get_world_size
 from common.run.seed import RandomState
+from common.run.strategy import MAIN, part_name
 from common.state.checkpoint import Checkpointer
-from common.state.experiment import describe_run
+from common.state.experiment import describe_device, describe_run
+from common.state.file import load_matching, read_weights
 from common.state.resume_check import ResumeCheck
-from common.state.weights import load_matching, read_weights
 
 if TYPE_CHECKING:
     from common.engine.trainer import Trainer
@@ -66,19 +69,13 @@ def take_weights(trainer: Trainer, checkpoint: Path) -> None:
 
 def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     """Join each optimizer with its schedule, its config section and its model."""
-    return {
-        name: OptimizerStep(
-            optimizer,
-            trainer.schedulers.get(name),
-            trainer.optim_config(name),
-            trainer.forms.bare[name],
-            trainer.config.trainer.precision,
-            only=len(trainer.optimizers) > 1,
-            on_skipped=trainer.note_skipped,
-            strategy=trainer.session.strategy,
-        )
-        for name, optimizer in trainer.optimizers.items()
-    }
+    steps: dict[str, OptimizerStep] = {}
+    on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
+    precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
+    for name, optimizer in trainer.optimizers.items():
+        scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
+        steps[name] = OptimizerStep(optimizer, scheduler, section, model, precision, only, on_skipped, strategy)
+    return steps
 
 
 def make_checkpointer(trainer: Trainer) -> Checkpointer:
@@ -94,3 +91,46 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
     about = describe_run(trainer.config, trainer.train_loader)
     return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy, about)
+
+
+def start_banner(trainer: Trainer) -> None:
+    """Log device, precision, parameters, set sizes, the effective batch size, and where results go."""
+    config, folder = trainer.config.trainer, trainer.session.folder
+    parameters = [parameter for model in trainer.models.values() for parameter in model.parameters()]
+    total = sum(parameter.numel() for parameter in parameters)
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    loader, name, parts = trainer.train_loader, trainer.session.strategy.name, get_data_size()
+    batch = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+    strategy = "" if name == "none" else f" ({name})"
+    mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
+    precision = config.precision + mode + ", channels last" * config.channels_last
+    length = f"{trainer.config.progress.epoch} epochs of {trainer.iterations_per_epoch:,} iterations"
+    add_log(f"experiment   {folder}")
+    add_log(f"device       {describe_device(trainer.device)} x {get_world_size()}{strategy}, {precision}")
+    add_log(f"parameters   {total:,}, of which {trainable:,} trainable")
+    add_log(f"samples      {_count(loader)} for training, {_count(trainer.val_loader)} for validation")
+    factors = f"{batch} samples x {config.accumulate} accumulated x {parts} processes"
+    add_log(f"batch        {batch * config.accumulate * parts}: {factors}")
+    add_log(f"length       {length}, from epoch {trainer.epoch}, iteration {trainer.iteration}")
+    add_log(f"watch it     tensorboard --logdir {folder / 'event'}")
+
+
+def _count(loader: Any) -> str:
+    try:
+        return "none" if loader is None else f"{len(loader.dataset):,}"
+    except (AttributeError, TypeError):
+        return "a stream"
+
+
+def closing_summary(trainer: Trainer, began: float) -> None:
+    """Log the best result and its checkpoint, the time since ``began`` (``perf_counter``) and where everything is."""
+    checkpoints, best = trainer.session.folder / "checkpoints", trainer.best
+    if best.best is not None:
+        add_log(f"best         {best.metric} {best.best:.4f}, in {checkpoints / f'best_{best.metric}.pt'}")
+    add_log(f"final        {checkpoints / 'final.pt'}")
+    add_log(f"time         {time.perf_counter() - began:.1f} s for {trainer.total_iterations:,} iterations")
+
+
+def format_scalars(values: Mapping[str, float]) -> str:
+    """Return named numbers as text: ``loss 0.1234, accuracy 0.98``."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.config.schema import Config
-from common.engine.evaluate import CheckStop, StepResult, evaluate, evaluating
+from common.engine.agenda import StopControl
+from common.engine.base_trainer import StepResult, evaluate, evaluating
 from common.log.console import add_log
+from common.log.curves import write_tables
 from common.log.metric import MetricSet
-from common.log.tables import write_tables
-from common.run.device import in_precision
 from common.run.distributed import gather_data, get_rank
 from common.run.launch import Session
-from common.state.weights import load_exactly
+from common.run.strategy import in_precision
+from common.state.file import load_exactly
 
 
 class BaseTester(metaclass=ABCMeta):
@@ -33,11 +34,11 @@ class BaseTester(metaclass=ABCMeta):
 
     model: nn.Module
     test_loader: DataLoader
+    stop: StopControl | None = None  # a trainer's, which may end a run within the evaluation
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
         self.metric = MetricSet({})
-        self.check_stop: CheckStop | None = None
         self.folder = session.folder
         self.rows: list[dict[str, Any]] = []
 
@@ -94,28 +95,26 @@ class BaseTester(metaclass=ABCMeta):
                 return test_step(iteration, data_dict), ()
             self.before_test_step(iteration, data_dict)
             output_dict = test_step(iteration, data_dict)
-            cases = zip(self._cases(iteration, data_dict, output_dict), numbers_at(iteration), strict=False)
-            return output_dict, self._evaluate_cases(iteration, cases)
+            return output_dict, evaluate_cases(iteration, data_dict, output_dict)
+
+        def evaluate_cases(iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, int]]:
+            cases = zip(*self.split_batch_dict(iteration, data_dict, output_dict), strict=True)
+            for (data, output), number in zip(cases, numbers_at(iteration), strict=False):
+                result_dict = self.eval_step(iteration, data, output)
+                self.rows.append({"sample": number, **result_dict})
+                self.after_test_step(iteration, data, output, result_dict)
+                yield result_dict, 1
 
         with evaluating([self.model]):
-            summary_dict = evaluate(
-                self.test_loader, self.device, step, self.metric, self.check_stop, self.before_test_epoch
-            )
+            self.before_test_epoch()
+            summary_dict = evaluate(self.test_loader, self.device, step, self.metric, self.stop)
             self.after_test_epoch(summary_dict)
         self._write(summary_dict)
         return summary_dict
 
-    def _evaluate_cases(self, iteration: int, cases: Iterable) -> Iterator[tuple[dict, int]]:
-        """Evaluate the cases of a batch one by one and yield their results, each of weight 1."""
-        for (data_dict, output_dict), number in cases:
-            result_dict = self.eval_step(iteration, data_dict, output_dict)
-            self.rows.append({"sample": number, **result_dict})
-            self.after_test_step(iteration, data_dict, output_dict, result_dict)
-            yield result_dict, 1
-
     @abstractmethod
-    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
-        """Return the single cases of a batch, each with its data and its output."""
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the data dicts and the output dicts of the batch's single cases."""
 
     def _write(self, summary_dict: dict[str, float]) -> None:
         """Gather the rows of all ranks, and write the tables and figures on rank 0."""
@@ -124,9 +123,8 @@ class BaseTester(metaclass=ABCMeta):
         ]
         rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
         if get_rank() == 0:
-            write_tables(
-                self.folder, summary_dict, rows, getattr(self.test_loader.dataset, "path", lambda number: None)
-            )
+            find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+            write_tables(self.folder, summary_dict, rows, find_path)
             for name, figure in self.metric.draw().items():
                 figure.savefig(self.folder / f"{name}.png", dpi=150)
             add_log(f"eval | written to {self.folder}")
@@ -135,8 +133,9 @@ class BaseTester(metaclass=ABCMeta):
 class SingleTester(BaseTester):
     """For loaders with a batch size of 1: the batch is the case."""
 
-    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
-        yield data_dict, output_dict
+    def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
+        """Return the batch as its only case."""
+        return [data_dict], [output_dict]
 
 
 class BatchTester(BaseTester):
@@ -150,9 +149,6 @@ class BatchTester(BaseTester):
         """
         size = next(len(value) for value in data_dict.values() if isinstance(value, torch.Tensor))
         return [_case(data_dict, i, size) for i in range(size)], [_case(output_dict, i, size) for i in range(size)]
-
-    def _cases(self, iteration: int, data_dict: dict, output_dict: dict) -> Iterator[tuple[dict, dict]]:
-        yield from zip(*self.split_batch_dict(iteration, data_dict, output_dict), strict=True)
 
 
 def _case(value: Any, index: int, size: int) -> Any:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.config.errors import UserError, nearest
-from common.config.rooms import open_room
-from common.data.batches import TrainingBatches, stop_workers
+from common.config.registry import open_room
+from common.data.loader import stop_workers
+from common.engine import parts
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
-from common.engine.evaluate import Evaluation, Validation
-from common.engine.parts import check_registered, make_checkpointer, make_steps, take_weights
-from common.engine.report import closing_summary, format_scalars, start_banner
 from common.log import activations
 from common.log.console import Progress, add_log
 from common.log.curves import Curves
-from common.run.device import in_precision
 from common.run.distributed import barrier
-from common.run.failures import explain
-from common.run.models import MAIN, part_name
+from common.run.launch import explain
 from common.run.seed import random_state_kept
 from common.run.signals import Interrupted, handling
-from common.state.checkpoint import Checkpointer
+from common.run.strategy import MAIN, in_precision, part_name
 from common.state.experiment import back_up, look_at_space
 
 
@@ -39,9 +32,7 @@ class Trainer(TrainerBase):
 
         before_train_epoch
         for each iteration:
-            before_train_step
-            train_step
-            after_backward
+            before_train_step, train_step, after_backward
             optimizer step
             after_train_step
             log iteration
@@ -57,17 +48,13 @@ class Trainer(TrainerBase):
     for each optimizer, and each loss reaches only the parameters of its optimizer.
     """
 
-    batches: TrainingBatches
-    checkpointer: Checkpointer
-    curves: Curves
-    progress: Progress
-    inspector: Any = None
+    inspector: Any = None  # of the room diagnose, where debug asks for it
 
     def run(self) -> None:
         """Train to the end, from the beginning or from the session's checkpoint."""
         began = time.perf_counter()
         self.prepare()
-        start_banner(self)
+        parts.start_banner(self)
         with ExitStack() as stack:
             stack.enter_context(handling(self.stop.handle_signal))
             for part in (self.curves, self.progress, self.checkpointer):
@@ -81,28 +68,27 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
-        closing_summary(self, began)
+        parts.closing_summary(self, began)
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
-        check_registered(self)
+        parts.check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
-            take_weights(self, session.checkpoint)
-        self.forms.wrap()
-        self.batches, self.steps = self.training_batches(), make_steps(self)
+            parts.take_weights(self, session.checkpoint)
+        self.forms.wrap(session.strategy, config.trainer.compile)
+        self.batches, self.steps = self.training_batches(), parts.make_steps(self)
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
-        self.agenda.tasks = {task.name: task for task in (Validation(self), Evaluation(self))}
+        self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
         self.curves = Curves(session.folder)
-        self.checkpointer = make_checkpointer(self)
+        self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
             self.checkpointer.load(session.checkpoint)
             add_log(f"resuming from {session.checkpoint}")
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
-        debug = config.debug
-        if debug.debug_mode or debug.print_all_grad or debug.profile:
+        if config.debug.debug_mode or config.debug.print_all_grad or config.debug.profile:
             self.inspector = open_room("diagnose", "debug").Inspector(self)
 
     def _train(self) -> None:
@@ -118,19 +104,29 @@ class Trainer(TrainerBase):
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:
-        batches = self._start_epoch(epoch)
         agenda, counters, progress, stop = self.agenda, self.counters, self.progress, self.stop
+        stop.is_sound = False
+        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
+        with random_state_kept() if counters.iteration else nullcontext():
+            self.before_train_epoch(epoch)
+        for model in self.forms.bare.values():
+            model.train()
+        for step in self.steps.values():
+            step.start_epoch(epoch)
+        if self.batches.loader is not self.train_loader:  # a hook may register another one
+            self.batches = self.training_batches()
+        batches = self.batches.open(epoch, counters.iteration, counters.total_iterations)
         count, clock = self.batches.per_epoch, time.perf_counter
         run_iteration = self.inspector.run_iteration if self.inspector else self.run_iteration
+        progress.restart_clock(counters.total_iterations)
+        stop.is_sound = True
         for iteration in range(counters.iteration, count):
             asked = clock()
             data_dict = next(batches, None)
             progress.waited += clock() - asked
             if data_dict is None:
-                raise UserError(
-                    f"dataset.train: the loader ended after {iteration} of {count} batches; "
-                    "lower progress.iters_per_epoch or set trainer.mode to iter"
-                )
+                hint = "lower progress.iters_per_epoch or set trainer.mode to iter"
+                raise UserError(f"dataset.train: the loader ended after {iteration} of {count} batches; {hint}")
             stop.is_sound = False
             run_iteration(epoch, iteration, data_dict)
             stop.is_sound = True
@@ -141,25 +137,9 @@ class Trainer(TrainerBase):
                     self._agree()
         self._end_epoch(epoch)
 
-    def _start_epoch(self, epoch: int) -> Iterator[dict]:
-        """Return the epoch's batches, from the next iteration on."""
-        self.stop.is_sound = False
-        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
-        with random_state_kept() if self.iteration else nullcontext():
-            self.before_train_epoch(epoch)
-        for model in self.forms.bare.values():
-            model.train()
-        for step in self.steps.values():
-            step.start_epoch(epoch)
-        if self.batches.loader is not self.train_loader:  # a hook may register another one
-            self.batches = self.training_batches()
-        batches = self.batches.open(epoch, self.iteration, self.total_iterations)
-        self.progress.restart_clock(self.total_iterations)
-        self.stop.is_sound = True
-        return batches
-
     def run_iteration(self, epoch: int, iteration: int, data_dict: dict) -> None:
         """Train on one batch: forward, backward, and an optimizer step where it closes its accumulation window."""
+        counters, progress = self.counters, self.config.progress
         closes_window, weight, size = self.batches.window(iteration)
         if self.batches.transform:
             data_dict = self.batches.transform(data_dict)
@@ -168,7 +148,7 @@ class Trainer(TrainerBase):
         self.before_train_step(epoch, iteration, data_dict)
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
-            self.inspector.after_forward()
+            self.inspector.after_forward(epoch, iteration, result_dict)
         self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
@@ -179,7 +159,16 @@ class Trainer(TrainerBase):
         if self.inspector:
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
-        self._count(epoch, iteration, size, data_dict, output_dict, result_dict)
+        counters.iteration = iteration + 1
+        counters.total_iterations += 1
+        if size:
+            self.meters.update(result_dict, size)
+        if iteration == 0 and progress.save_progress and is_due(progress.epoch_save_progress, epoch + 1):
+            self.draw("train", epoch, iteration, data_dict, output_dict)
+        if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
+            self._log_iteration(epoch, iteration)
+        if not self.progress.disable:
+            self.progress.update()
         if closes_window and not self.batches.by_epoch:
             self._step_schedulers()
         if activations.tensors:
@@ -200,31 +189,15 @@ class Trainer(TrainerBase):
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
             self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
 
-    def _count(
-        self, epoch: int, iteration: int, size: int, data_dict: dict, output_dict: dict, result_dict: dict
-    ) -> None:
-        """Count an iteration that is done, draw its batch and log it where that is due."""
-        counters, progress = self.counters, self.config.progress
-        counters.iteration = iteration + 1
-        counters.total_iterations += 1
-        if size:
-            self.meters.update(result_dict, size)
-        if iteration == 0 and progress.save_progress and is_due(progress.epoch_save_progress, epoch + 1):
-            self.draw("train", epoch, iteration, data_dict, output_dict)
-        if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
-            self._log_iteration(epoch, iteration)
-        if self.progress.update:
-            self.progress.update()
-
     def _log_iteration(self, epoch: int, iteration: int) -> None:
         values = self.meters.flush()
         for name, step in self.steps.items():
             values |= {part_name(key, name): value for key, value in step.log_values().items()}
         pace = self.progress.measure(self.total_iterations)
         self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
-        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", format_scalars(values)
+        place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", parts.format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
-        self.progress.show(text)
+        self.progress.set_postfix_str(text, refresh=False)
 
     def _end_epoch(self, epoch: int) -> None:
         self.stop.is_sound = False
@@ -238,7 +211,7 @@ class Trainer(TrainerBase):
         self.after_train_epoch(epoch, summary_dict)
         if is_due(self.config.progress.epoch_loss, epoch + 1):
             self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)
-            add_log(f"epoch {epoch} | train | {format_scalars(summary_dict)}")
+            add_log(f"epoch {epoch} | train | {parts.format_scalars(summary_dict)}")
         self.agenda.after_epoch(self.counters)
         self.stop.is_sound = True
 
@@ -246,24 +219,21 @@ class Trainer(TrainerBase):
         for step in self.steps.values():
             step.step_scheduler()
 
-    @torch.no_grad()
-    def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
-        """Record what ``render_progress_imgs`` makes of a batch."""
-        file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
-        for name, image in self.render_progress_imgs(data_dict, output_dict).items():
-            self.curves.add_image(split, name, image, self.total_iterations, Path(name) / file if file else None)
-
     def _run_due_tasks(self) -> None:
         """Run the tasks that are due, then save under the names that are to be kept."""
-        self.agenda.run_tasks()
-        names, obsolete = self.agenda.take_names()
-        if names:
+        agenda, tasks = self.agenda, {"validate": self.run_validation, "evaluate": self.run_evaluation}
+        while agenda.due:  # a task counts as due until it has ended
+            tasks[agenda.due[0]]()
+            del agenda.due[0]
+        if agenda.keep:
+            names, obsolete = dict.fromkeys(["latest", *agenda.keep]), agenda.drop
+            agenda.keep, agenda.drop = [], []
             self._save(*names, obsolete=obsolete)
         self.progress.restart_clock(self.total_iterations)
 
     def _save(self, *names: str, obsolete: Sequence[str] = ()) -> None:
         self.checkpointer.save(*names, obsolete=obsolete)
-        self.stop.note_save()
+        self.stop.saved_at = time.monotonic()
 
     def _agree(self) -> None:
         """Let the ranks agree on whether to stop or to save."""
@@ -272,10 +242,6 @@ class Trainer(TrainerBase):
             self.checkpointer.wait()
         if is_overdue:
             self._save("latest")
-
-    def note_skipped(self, place: tuple[int, int], losses: list[torch.Tensor]) -> None:
-        """Note a step that was skipped at an epoch and iteration; see ``StopControl.note_skipped``."""
-        self.stop.note_skipped(place, losses, max(step.skipped_in_a_row for step in self.steps.values()))
 
     def _leave(self, error: BaseException) -> None:
         """Save the state if it is sound and all ranks are here, and say how to resume."""
@@ -289,8 +255,7 @@ class Trainer(TrainerBase):
             add_log(f"{reason} within a step, after {self._place()}; the last save is what counts", "WARNING")
 
     def _place(self) -> str:
-        doing = f"{self.agenda.due[0].name}, " if self.agenda.due else ""
-        return f"{doing}epoch {self.epoch} iteration {self.iteration}"
+        return ", ".join([*self.agenda.due[:1], f"epoch {self.epoch} iteration {self.iteration}"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""

@@ -46,14 +46,13 @@ def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
     logger.bind(in_bar=in_bar).opt(depth=1).log(level.upper(), "{}", message)
 
 
-class Progress:
+class Progress(tqdm):
     """A bar over all iterations of a run, of which ``done`` are made, and a clock; rank 0 shows it on a terminal."""
 
     def __init__(self, total: int, done: int = 0):
         hidden = get_rank() != 0 or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, disable=hidden, dynamic_ncols=True, unit="it", leave=False)
-        self._total, self._speed, self._share = total, 0.0, 0.0
-        self.update = None if hidden else self._bar.update
+        super().__init__(total=total, initial=done, disable=hidden, dynamic_ncols=True, unit="it", leave=False)
+        self._speed = self._share = 0.0
         self.restart_clock(done)
 
     def measure(self, done: int) -> dict[str, float]:
@@ -69,13 +68,5 @@ class Progress:
 
     def describe(self) -> str:
         """Return the last measurement and the remaining time: ``412 it/s, data 4%, eta 0:01:05``."""
-        left = timedelta(seconds=round((self._total - self._marked) / max(self._speed, 1e-9)))
+        left = timedelta(seconds=round((self.total - self._marked) / max(self._speed, 1e-9)))
         return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"
-
-    def show(self, text: str) -> None:
-        """Show a text at the end of the bar."""
-        self._bar.set_postfix_str(text, refresh=False)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()

@@ -1,13 +1,14 @@
-"""The curves of a run: TensorBoard events in ``event/`` and one JSON object per line in ``metrics.jsonl``."""
+"""The curves of a run, as TensorBoard events and as one JSON object per line; the tables of an evaluation."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _JSON = "metrics.jsonl"
 
 
 class Curves:
-    """Records the scalars and pictures of an experiment in its folder; only rank 0 does.
+    """Records the scalars and pictures of an experiment in its ``event/`` and ``metrics.jsonl``; only rank 0 does.
 
     A checkpoint holds the length of each file, and a resume cuts the files back to it, so that no step appears twice. A
     run that starts anew in the same folder removes them.
@@ -49,8 +50,13 @@ class Curves:
     def add_image(self, split: str, name: str, image: torch.Tensor, step: int, file: Path | None = None) -> None:
         """Record a picture (3, H, W) or (1, H, W), uint8 or floating in [0, 1], as ``<split>/<name>``.
 
-        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too.
+        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too. What has another shape
+        is skipped with a warning.
         """
+        if not isinstance(image, torch.Tensor) or image.ndim != 3 or len(image) not in (1, 3):
+            found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+            add_log(f"{split}/{name}: expected a picture (3, H, W) or (1, H, W), found {found}", "WARNING")
+            return
         pixels = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().byte()
         summary = image_summary(f"{split}/{name}", pixels, dataformats="CHW")
         self._write(summary, step)
@@ -129,3 +135,20 @@ class _GrowingFile:
     def close(self) -> None:
         self.write(b"")
         self._file.close()
+
+
+def write_tables(folder: Path, summary: dict[str, float], rows: list[dict], find_path: Callable[[int], Any]) -> None:
+    """Write ``summary.json`` and ``summary.csv`` with each mean and metric, and ``samples.csv`` with a line a sample.
+
+    ``find_path`` returns the file of the sample of a number, or None.
+    """
+    for name, value in summary.items():
+        add_log(f"eval | {name} {value:.4f}")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    means = [{"name": name, "value": value} for name, value in summary.items()]
+    samples = [row | ({"file": str(path)} if (path := find_path(row["sample"])) else {}) for row in rows]
+    for name, table in (("summary.csv", means), ("samples.csv", samples)):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table for key in row)))
+            writer.writeheader()
+            writer.writerows(table)

@@ -1,13 +1,15 @@
-"""What is averaged over samples and ranks: the scalars of steps, and metrics over a whole set."""
+"""What is averaged over samples and ranks: the scalars of steps, and metrics over a whole set; and what they read."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from common.config.errors import UserError, nearest
 from common.run.distributed import gather_data, get_data_rank, get_data_size, get_rank
 
 Scalar = float | torch.Tensor
@@ -26,7 +28,7 @@ class Meters:
 
     def reset(self) -> None:
         """Forget all values."""
-        self._pending: dict[str, list[tuple[Scalar, int]]] = {}
+        self._pending: dict[str, list[tuple[Scalar, int]]] = defaultdict(list)
         self._window: Sums = {}
         self._total: Sums = {}
 
@@ -38,16 +40,12 @@ class Meters:
                 value = value.detach()
             elif not isinstance(value, (int, float)):
                 continue
-            if name in pending:
-                pending[name].append((value, size))
-            else:
-                pending[name] = [(value, size)]
+            pending[name].append((value, size))
 
     def flush(self) -> dict[str, float]:
         """Return the means since the last flush, and start a new window."""
         self._fold()
-        means = _means(self._window)
-        self._window = {}
+        means, self._window = _means(self._window), {}
         return means
 
     def summary(self) -> dict[str, float]:
@@ -72,24 +70,22 @@ class Meters:
         """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
-            if all(value.is_cpu for value in values if isinstance(value, torch.Tensor)):
-                values = [value.item() if isinstance(value, torch.Tensor) else value for value in values]
-            else:
+            if any(isinstance(value, torch.Tensor) and not value.is_cpu for value in values):
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
+            values = [float(value) for value in values]
             for sums in (self._window, self._total):
                 total, weight = sums.get(name, (0.0, 0.0))
                 # One after the other, so that the last digit does not depend on how often this was called.
                 for value, size in zip(values, sizes, strict=True):
-                    total += value * size
-                    weight += size
-                sums[name] = (total, weight)
-        self._pending = {}
+                    total, weight = total + value * size, weight + size
+                sums[name] = total, weight
+        self._pending.clear()
 
 
 def _add(sums: Sums, others: Sums) -> None:
     for name, (total, weight) in others.items():
-        old_total, old_weight = sums.get(name, (0.0, 0.0))
-        sums[name] = old_total + total, old_weight + weight
+        before = sums.get(name, (0.0, 0.0))
+        sums[name] = before[0] + total, before[1] + weight
 
 
 def _means(sums: Sums) -> dict[str, float]:
@@ -181,3 +177,26 @@ class MetricSet:
         )
         means = {name: metric for name, metric in self._metrics.items() if isinstance(metric, MeanMetric)}
         return {name: metric.measure(output, data)[0].float() for name, metric in means.items()}
+
+
+def pick(names: Sequence[str], where: str, output_dict: dict[str, Any], data_dict: dict[str, Any]) -> list[Any]:
+    """Return the entries of these names, from the model's output first, then from the batch.
+
+    Raise a UserError that begins with ``where``, the config section that asks (``loss.ce``), if a name is in neither.
+    """
+    entries = {**data_dict, **output_dict}
+    for name in names:
+        if name not in entries:
+            hint = nearest(name, entries)
+            raise UserError(f"{where}.input_name: '{name}' is neither an output nor in the batch, {hint}")
+    return [entries[name] for name in names]
+
+
+def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest class, int64 (batch, ...), of logits (batch, classes, ...); binary ones have one channel."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+
+
+def class_numbers(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return a target as int64 (batch, ...), without the channel dimension that a binary target may have."""
+    return (target[:, 0] if target.ndim == logits.ndim else target).long()

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from common.config.lookup import class_numbers, pick, predicted_classes
 from common.config.registry import METRIC_REGISTRY
-from common.log.metric import MeanMetric
+from common.log.metric import MeanMetric, class_numbers, pick, predicted_classes
 
 
 class _Overlap(MeanMetric):

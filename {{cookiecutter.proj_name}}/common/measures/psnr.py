@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from common.config.lookup import pick
 from common.config.registry import METRIC_REGISTRY
-from common.log.metric import MeanMetric
+from common.log.metric import MeanMetric, pick
 
 
 @METRIC_REGISTRY.register()

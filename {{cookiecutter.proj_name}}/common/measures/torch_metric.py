@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common.config.lookup import class_numbers, pick, predicted_classes
-from common.log.metric import BaseMetric
+from common.log.metric import BaseMetric, class_numbers, pick, predicted_classes
 from common.run.distributed import gather_data, is_distributed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config.lookup import pick
+from common.log.metric import pick
 
 
 class LossSet(nn.Module):
@@ -32,9 +32,8 @@ class LossSet(nn.Module):
         result: dict[str, Any] = {"names": list(self.terms)}
         total: torch.Tensor | None = None
         for name, term in self.terms.items():
-            keys, weight = self._input_names.get(name), self._weights[name]
-            both = output_dict, data_dict
-            value = term(*(both if keys is None else pick(keys, f"loss.{name}", *both)))
+            keys, weight, inputs = self._input_names.get(name), self._weights[name], [output_dict, data_dict]
+            value = term(*(inputs if keys is None else pick(keys, f"loss.{name}", output_dict, data_dict)))
             result[name] = value if weight == 1 else value * weight
             total = result[name] if total is None else total + result[name]
         result["sum"] = total

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.config.schema import OptimizerConfig
-from common.optim.ema import EMA
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
 
-Scheduler = LRScheduler | ReduceLROnPlateau
 Place = tuple[int, int]  # epoch and iteration
 
 
@@ -36,7 +35,7 @@ class OptimizerStep:
     def __init__(
         self,
         optimizer: Optimizer,
-        scheduler: Scheduler | None,
+        scheduler: LRScheduler | None,
         config: OptimizerConfig,
         model: nn.Module,
         precision: str = "fp32",
@@ -99,14 +98,17 @@ class OptimizerStep:
             parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
             self._clip(parts, self._clip_limit, norm)
         # The host decides the first step: it allocates the optimizer's state, which the device would leave unfilled.
-        on_device = self._device_decides and bool(self.optimizer.state)
-        moved = not on_device and math.isfinite(norm.item())
+        optimizer: Any = self.optimizer
+        on_device, finite = self._device_decides and bool(optimizer.state), None
         if on_device:
-            self._step_on_device(norm.isfinite(), place, losses)
-        elif moved:
-            self.optimizer.step()
+            finite = norm.isfinite()
+            optimizer.found_inf = 1 - finite.float()
+            self._pending = self._send(finite), place, losses
+        moved = on_device or math.isfinite(norm.item())
+        if moved:
+            optimizer.step()
             if self.ema is not None:
-                self.ema.update()
+                self.ema.update(finite)
         if self.scaler is not None:
             self.scaler.update()
             self._unscaled = False
@@ -124,13 +126,12 @@ class OptimizerStep:
                 self.ema.updates -= 1
             self._count(moved, place, losses)
         if self._schedule_is_due:
-            self._schedule_is_due = False
             if self._moved and self._schedule is not None:
                 self._schedule.step()
-            self._moved = False
+            self._moved = self._schedule_is_due = False
 
     def step_scheduler(self) -> None:
-        """Advance the schedule by one, unless every step since the last time was skipped or it is a plateau's."""
+        """Advance the schedule by one, unless it is a plateau's or every step since the last time was skipped."""
         self._schedule_is_due = True
         if self._pending is None:
             self.settle()
@@ -148,23 +149,17 @@ class OptimizerStep:
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
-        parts = {
-            "updater": self,  # first: it settles the last step, which the states of the others depend on
-            "optimizer": self._strategy.optimizer_part(self.optimizer),
-            "scheduler": self.scheduler,
-            "scaler": self.scaler,
-            "ema": self.ema,
-        }
+        # The updater is first: it settles the last step, which the states of the others depend on.
+        parts = {"updater": self, "optimizer": self._strategy.optimizer_part(self.optimizer)}
+        parts |= {"scheduler": self.scheduler, "scaler": self.scaler, "ema": self.ema}
         return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
         """Return the counters, the last norm and, within an accumulation window, each rank's gradients. Collective."""
         self.settle()
-        gradients = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
-        if self._strategy.is_sharded:  # they are the mean over all ranks already
-            saved = [gradients]
-        else:
-            saved = gather_data({i: grad.cpu() for i, grad in gradients.items()})
+        own = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
+        # Sharded ones are the mean over all ranks already.
+        saved = [own] if self._strategy.is_sharded else gather_data({i: grad.cpu() for i, grad in own.items()})
         counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
         return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
@@ -194,15 +189,6 @@ class OptimizerStep:
             self.skipped_in_a_row += 1
             self._on_skipped(place, losses)
 
-    def _step_on_device(self, finite: torch.Tensor, place: Place, losses: list[torch.Tensor]) -> None:
-        """Let the device step if ``finite`` holds there, and start to send it to the host."""
-        optimizer: Any = self.optimizer
-        optimizer.found_inf = 1 - finite.float()
-        optimizer.step()
-        if self.ema is not None:
-            self.ema.update(finite)
-        self._pending = self._send(finite), place, losses
-
     def _send(self, finite: torch.Tensor) -> torch.Tensor:
         sent = torch.empty_like(finite, device="cpu", pin_memory=True).copy_(finite, non_blocking=True)
         self._arrived = torch.cuda.current_stream().record_event()
@@ -213,11 +199,60 @@ class OptimizerStep:
         return bool(sent)
 
 
-def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return the norm of all gradients together, a scalar on their device, without waiting for it.
+class EMA:
+    """The exponential moving average of an unwrapped model's weights and floating buffers, lent to it for evaluation.
 
-    It is finite exactly if all gradients are (and their squares do not overflow).
+    The decay rises over the first updates, ``min(decay, (1 + n) / (10 + n))``, so that a short run does not evaluate
+    its random start. Source: Polyak and Juditsky (1992); TensorFlow's ExponentialMovingAverage for the rising decay.
     """
+
+    def __init__(self, model: nn.Module, decay: float, strategy: Strategy = WHOLE):
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        self._weights = {name: tensor.clone() for name, tensor in state.items()}
+        self._source, self._average = strategy.local(state.values()), strategy.local(self._weights.values())
+        self._model, self._strategy = model, strategy
+        self.decay, self.updates = decay, 0
+
+    def update(self, moved: torch.Tensor | None = None) -> None:
+        """Move the average toward the model's weights. Where the host does not know yet whether these have moved,
+        ``moved`` is that boolean on the device; if it turns out to be false, the caller takes one from ``updates``.
+        """
+        self.updates += 1
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if moved is None:
+            torch._foreach_lerp_(self._average, self._source, share)
+        else:
+            step = torch._foreach_sub(self._source, self._average)
+            torch._foreach_mul_(step, moved * share)
+            torch._foreach_add_(self._average, step)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Let the model hold the average inside the ``with``; its own weights come back afterwards, bit for bit."""
+        kept = [tensor.clone() for tensor in self._source]
+        try:
+            self._set_model(self._average)
+            yield
+        finally:
+            self._set_model(kept)
+
+    def state_dict(self) -> dict:
+        """Return the average by parameter name, and the number of updates."""
+        return {"updates": self.updates, "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Resume from the average of ``state_dict``."""
+        self.updates = state["updates"]
+        saved = self._strategy.distribute(state["weights"], self._weights)
+        torch._foreach_copy_(self._average, self._strategy.local(saved[name] for name in self._weights))
+
+    def _set_model(self, tensors: list[torch.Tensor]) -> None:
+        self._strategy.reshard(self._model)
+        torch._foreach_copy_(self._source, tensors)
+
+
+def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of all gradients, a scalar on their device: finite if they are and no square overflows."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
@@ -235,6 +270,6 @@ def clip_by_norm(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor
 
 
 def clip_by_value(gradients: list[torch.Tensor], limit: float, norm: torch.Tensor | None = None) -> None:
-    """Limit each value of the gradients to [-limit, limit], in place; their norm does not matter."""
+    """Limit each value of the gradients to [-limit, limit], in place, whatever their norm."""
     torch._foreach_clamp_min_(gradients, -limit)
     torch._foreach_clamp_max_(gradients, limit)

@@ -1,10 +1,14 @@
-"""From a command to processes that are ready to train: device, process group, seed, log, folder; and how they end."""
+"""From a command to processes that are ready to train (device, process group, seed, log, folder), and how they end."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -17,19 +21,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from common.config.errors import RunError, UserError
+from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
 from common.log.console import add_log, setup_logger
 from common.run import distributed
-from common.run.device import choose_device, gpu_numbers, keep_freed_memory
-from common.run.processes import adopt_slurm, start_processes
 from common.run.seed import seed_everything
-from common.run.signals import Interrupted, end_at_once, end_with_parent, handling, unhandled
-from common.run.strategy import SHARDED, WHOLE, Strategy, choose_strategy, make_strategy
+from common.run.signals import INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
+from common.run.strategy import SHARDED, WHOLE, Strategy, choose_device, choose_strategy, gpu_numbers, make_strategy
 from common.state.experiment import open_experiment
 
 OpenFolder = Callable[[Config], tuple[Path, Path | None]]
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,66 @@ def wanted_processes(config: Config) -> int:
     return config.dist.nproc or gpus or 1
 
 
+def start_processes(count: int, grace: int) -> int:
+    """Run this very command in ``count`` processes on this machine, as ``torchrun --standalone`` does.
+
+    A signal is passed on to all, which then have ``grace`` seconds to save and leave; if one fails, the others end,
+    too. Returns the exit code of the run: that of the first process that failed.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    options = ["--standalone", f"--nproc-per-node={count}", f"--shutdown-timeout={grace}", "--no-python"]
+    options += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", sys.executable, *sys.orig_argv[1:]]
+    disabled = logging.root.manager.disable
+    logging.disable()  # the processes speak for themselves
+    try:
+        torchrun.run(torchrun.get_args_parser().parse_args(options))
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        if first.exitcode < 0:
+            name = signal.Signals(-first.exitcode).name
+            print(f"rank {first.local_rank}: the process (pid {first.pid}) was ended by {name}", file=sys.stderr)
+        return max(first.exitcode, 1)
+    except SignalException as end:
+        return INTERRUPTED if end.sigval == signal.SIGINT else SAVED
+    finally:
+        logging.disable(disabled)
+    return 0
+
+
+def adopt_slurm() -> None:
+    """Translate Slurm's variables for torch, if ``srun`` started this process as one of several.
+
+    All meet at the first node, at a port that follows from the job's number, so that the jobs of an array differ.
+    """
+    given = os.environ
+    if "WORLD_SIZE" in given or int(given.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+        return
+    if not given.get("MASTER_ADDR"):
+        command = ["scontrol", "show", "hostnames", given.get("SLURM_STEP_NODELIST", "")]
+        try:
+            hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UserError(f"{' '.join(command)}: {error}; set MASTER_ADDR to the first node") from None
+        given["MASTER_ADDR"] = hosts[0]
+    given.setdefault("MASTER_PORT", str(20000 + int(given.get("SLURM_JOB_ID", 0)) % 20000))
+    each = re.findall(r"(\d+)(?:\(x(\d+)\))?", given["SLURM_STEP_TASKS_PER_NODE"])  # of 2(x3),1
+    counts = [count for count, times in each for _ in range(int(times or 1))]
+    given["LOCAL_WORLD_SIZE"] = counts[int(given.get("SLURM_NODEID", 0))]
+    for name, source in {"WORLD_SIZE": "STEP_NUM_TASKS", "RANK": "PROCID", "LOCAL_RANK": "LOCALID"}.items():
+        given[name] = given[f"SLURM_{source}"]
+
+
 def start_process_group(config: Config, device: torch.device, strategy: str) -> list[int]:
     """Join the other processes of the run, and return the process ids of those on this machine."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
     timeout = timedelta(seconds=config.dist.timeout)
-    with unhandled():
+    with handling(None):
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
             if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
@@ -122,22 +178,30 @@ def start_process_group(config: Config, device: torch.device, strategy: str) -> 
             dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
         elif strategy in SHARDED:  # these need a group even of one
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-    host, own = socket.gethostname(), os.getpid()
-    return [process for place, process in distributed.gather((host, own)) if place == host and process != own]
+    here = socket.gethostname(), os.getpid()
+    return [process for host, process in distributed.gather(here) if host == here[0] and process != here[1]]
 
 
 def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path | None]:
     """Open the folder on rank 0 and return the result on every rank; rank 0 raises its UserError, the others exit."""
-    outcome = None
-    if distributed.get_rank() == 0:
-        try:
-            outcome = open_folder(config)
-        except UserError as error:
-            outcome = error
+    is_first = distributed.get_rank() == 0
+    try:
+        outcome = open_folder(config) if is_first else None
+    except UserError as error:
+        outcome = error
     outcome = distributed.broadcast(outcome)
     if isinstance(outcome, UserError):
-        raise outcome if distributed.get_rank() == 0 else SystemExit(outcome.exit_code)
+        raise outcome if is_first else SystemExit(outcome.exit_code)
     return outcome
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory instead of returning it, which halves the time of a mid-size step on a CPU."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 1 << 25)  # the most that every glibc accepts
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _leave_group() -> None:
@@ -151,23 +215,50 @@ def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
     add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
     distributed.let_threads_rest()
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    start, broken = f"{Path(sys.argv[0]).name}: {rank}", distributed.describe_broken_group(error)
+    start, broken = f"{Path(sys.argv[0]).name}: {rank}", _describe_broken_group(error)
     if broken:
         error = RunError(broken)
     if isinstance(error, UserError):
         print(f"{start}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
-        if broken:
-            _end_all(neighbors)
+        # Those on this machine that hang or are stopped get a second in which to leave by themselves.
+        for number, seconds in ((signal.SIGCONT, 1.0), (signal.SIGKILL, 0.0)) if broken else ():
+            for process in neighbors:
+                with suppress(OSError):
+                    os.kill(process, number)
+            time.sleep(seconds)
         sys.exit(error.exit_code)
     if rank:
         print(f"{start}{type(error).__name__}:", file=sys.stderr)
     raise error
 
 
-def _end_all(neighbors: list[int]) -> None:
-    """End the processes on this machine that hang or are stopped, after a second in which to leave by themselves."""
-    for number, seconds in ((signal.SIGCONT, 1.0), (signal.SIGKILL, 0.0)):
-        for process in neighbors:
-            with suppress(OSError):
-                os.kill(process, number)
-        time.sleep(seconds)
+def _describe_broken_group(error: BaseException) -> str | None:
+    """Return what an error says of the other processes, if it was raised by a collective."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
+        return None
+    if "imed out" in text or "timeout" in text:
+        return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
+    return f"another process has ended, and its own message says why, or it cannot be reached ({text[:120]})"
+
+
+def explain(error: BaseException, doing: str, batch_size_key: str) -> BaseException:
+    """Return a RunError that names a failure of the machine or of the data; any other error as it is.
+
+    ``doing`` is what the run was at, such as ``epoch 3 iteration 17``; ``batch_size_key`` lowers the memory used there.
+    """
+    text, short, frames = str(error), one_line(error), traceback.extract_tb(error.__traceback__)
+    if "RunError: " in text and "Original Traceback" in text:  # from a loader's worker, which wraps it
+        return RunError(f"{doing}: {text.rsplit('RunError: ', 1)[1].strip()}")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
+        way_out = f"lower {batch_size_key}, for the same steps with a higher trainer.accumulate"
+        return RunError(f"{doing}: out of memory ({short}); {way_out}, or set trainer.precision to bf16")
+    if isinstance(error, IndexError) and "Target " in text and "out of bounds" in text:
+        key = batch_size_key.removesuffix(".batch_size")
+        return RunError(f"{doing}: a label in a batch of {key} is none of the model's classes ({short})")
+    # What a worker's end looks like depends on what it was at: torch sees it, or the line to it breaks.
+    broken = isinstance(error, (ConnectionError, EOFError)) and any("multiprocessing" in f.filename for f in frames)
+    if broken or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
+        cause = "most often because memory ran out: lower worker, or set it to 0 to see what happens"
+        return RunError(f"{doing}: a process that loads data died ({short}); {cause}")
+    return error

@@ -48,8 +48,7 @@ class RandomState:
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """Return the states by rank. Collective."""
         states = _states()
-        version, words, gauss = states["python"]
-        name, keys, *rest = states["numpy"]
+        (version, words, gauss), (name, keys, *rest) = states["python"], states["numpy"]
         states["python"] = [version, torch.tensor(words), gauss]
         states["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
         return dict(enumerate(gather(states)))
@@ -57,11 +56,11 @@ class RandomState:
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         """Restore this rank's states; a rank that did not exist when they were saved keeps its own."""
         if get_rank() in state:
-            states = state[get_rank()]
-            version, words, gauss = states["python"]
-            name, keys, *rest = states["numpy"]
-            python, numpy = (version, tuple(words.tolist()), gauss), (name, keys.numpy().astype(np.uint32), *rest)
-            _set_states({**states, "python": python, "numpy": numpy})
+            states = dict(state[get_rank()])
+            (version, words, gauss), (name, keys, *rest) = states["python"], states["numpy"]
+            states["python"] = version, tuple(words.tolist()), gauss
+            states["numpy"] = name, keys.numpy().astype(np.uint32), *rest
+            _set_states(states)
 
 
 def _states() -> dict[str, Any]:

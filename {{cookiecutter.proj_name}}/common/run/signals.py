@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 from common.run.distributed import get_rank
 
@@ -30,41 +29,28 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def handling(handler: Callable[[int], None], until_the_end: bool = False) -> Iterator[None]:
+def handling(handler: Callable[[int], None] | None, until_the_end: bool = False) -> Iterator[None]:
     """Let a function handle the signals that end a run, inside the ``with`` and in this process's main thread alone.
 
-    With ``until_the_end``, a process that leaves by ``Interrupted`` has saved and is about to exit: it ignores the
-    signal of a launcher that saw another process exit first.
+    With None they end the process as the system does, while it waits where Python cannot handle them. With
+    ``until_the_end``, a process that leaves by ``Interrupted`` has saved and is about to exit: it ignores the signal of
+    a launcher that saw another process exit first.
     """
-    owner = os.getpid()
+    owner, is_main = os.getpid(), threading.current_thread() is threading.main_thread()
 
     def handle(number: int, _frame: object) -> None:
-        if os.getpid() == owner:
+        if handler and os.getpid() == owner:
             handler(number)
         else:
             ignore_signals()  # in a forked process, such as a loader's worker
 
-    with _replaced(handle) as before:
-        try:
-            yield
-        except Interrupted:
-            if until_the_end:
-                before |= {number: signal.SIG_IGN for number in before if number != signal.SIGINT}
-            raise
-
-
-def unhandled() -> AbstractContextManager:
-    """Let signals end this process as the system does, while it waits where Python cannot handle them."""
-    return _replaced(signal.SIG_DFL)
-
-
-@contextmanager
-def _replaced(handler: Any) -> Iterator[dict[int, Any]]:
-    """Replace the handlers, and yield those to restore afterwards; only the main thread can have any."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in _ENDING} if is_main else {}
+    before = {number: signal.signal(number, handle if handler else signal.SIG_DFL) for number in _ENDING if is_main}
     try:
-        yield before
+        yield
+    except Interrupted:
+        if until_the_end:
+            before |= {number: signal.SIG_IGN for number in before if number != signal.SIGINT}
+        raise
     finally:
         for number, old in before.items():
             signal.signal(number, old)

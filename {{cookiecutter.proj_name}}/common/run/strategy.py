@@ -1,9 +1,10 @@
-"""How models are placed on devices and wrapped for training, and how whole tensors relate to what a process holds."""
+"""Where a run computes: devices, precision, how models are placed on devices and wrapped, and their forms."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,20 +15,77 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from common.config.errors import UserError
-from common.config.rooms import open_room
-from common.config.schema import Config, DistConfig
-from common.run.device import gpu_numbers
+from common.config.registry import open_room
+from common.config.schema import Config, DistConfig, GpuIds
 from common.run.distributed import is_distributed
 
 SHARDED = ("fsdp", "tp")
+MAIN = "main"  # the name of what is registered without one
 _CPU = torch.device("cpu")
 
 
-class Strategy:
-    """Whole models: ``none`` (one process), ``ddp`` (a copy in each process) or ``dp`` (one process, several GPUs).
+def gpu_numbers(gpu_ids: GpuIds) -> list[int]:
+    """Return ``gpu_ids`` as a list of numbers, empty if it is not set."""
+    if isinstance(gpu_ids, str):
+        return [int(part) for part in gpu_ids.split(",")]
+    return gpu_ids if isinstance(gpu_ids, list) else [] if gpu_ids is None else [gpu_ids]
 
-    Every tensor is whole here, so most methods return what they are given; the room ``sharding`` has the subclass for
-    ``fsdp`` and ``tp``. ``gpus`` are the numbers of the GPUs for ``dp``; none means all.
+
+def choose_device(gpu_ids: GpuIds, one_process: bool = False) -> torch.device:
+    """Return the device of this process: the best available, the CPU for -1, or the GPU at its local rank.
+
+    With ``one_process`` a single process feeds all of the GPUs; its own is the first. Raise a UserError if a GPU does
+    not exist, or if the number of GPUs is not that of the processes on this machine.
+    """
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    found, numbers = torch.cuda.device_count(), gpu_numbers(gpu_ids)
+    if numbers == [-1]:
+        return torch.device("cpu")
+    if not numbers and not found:
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not numbers:
+        # srun may show each process nothing but its own GPU.
+        numbers = [0] * local_size if found == 1 else [*range(local_size)]
+    if len(numbers) != local_size and not one_process:
+        raise UserError(f"--gpu_ids {gpu_ids}: {len(numbers)} GPUs for {local_size} processes on this machine")
+    if numbers[local_rank] >= found:
+        raise UserError(f"--gpu_ids {gpu_ids}: found {found} GPUs for {local_size} processes on this machine")
+    return torch.device("cuda", numbers[local_rank])
+
+
+def map_nested(value: Any, change: Callable[[tuple, Any], Any], path: tuple = ()) -> Any:
+    """Return nested dicts, lists and tuples with each value replaced by ``change(path, value)``.
+
+    A container is offered before its items; where ``change`` replaces it, its items are not visited.
+    """
+    new = change(path, value)
+    if new is not value:
+        return new
+    if isinstance(value, dict):
+        return {key: map_nested(item, change, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        mapped = [map_nested(item, change, (*path, i)) for i, item in enumerate(value)]
+        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
+    return value
+
+
+def move_to(data: Any, device: torch.device) -> Any:
+    """Return nested data with every tensor on the device. From pinned memory the copy runs beside the computation."""
+    return map_nested(data, lambda _, value: value.to(device, non_blocking=True) if torch.is_tensor(value) else value)
+
+
+def in_precision(function: Callable, device: torch.device, precision: str) -> Callable:
+    """Return the function as it runs in ``fp32`` (itself), ``bf16`` or ``fp16`` mixed precision on the device."""
+    if precision == "fp32":
+        return function
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)(function)
+
+
+class Strategy:
+    """Whole models: ``none`` (one process), ``ddp`` (a copy in each process) or ``dp`` (one process, several ``gpus``).
+
+    Every tensor is whole here, so most methods return what they are given; the subclass in the room ``sharding`` does
+    more, for ``fsdp`` and ``tp``. No ``gpus`` means all.
     """
 
     is_sharded = False
@@ -136,12 +194,42 @@ def sync_buffers(models: Iterable[nn.Module]) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def set_gradient_sync(models: Iterable[nn.Module], sync: bool) -> None:
-    """Set whether the next forward and backward pass averages the gradients over the processes.
+def part_name(kind: str, name: str) -> str:
+    """Return a part's key in a checkpoint: ``model``, or ``model.generator`` for one of several."""
+    return kind if name == MAIN else f"{kind}.{name}"
 
-    Within an accumulation window only the last pass needs to. Sharded models always average: whole gradients would take
-    the memory that sharding saves.
+
+class Models:
+    """The models of a run by name, in three forms whose names always mean the same.
+
+    ``bare``: the registered modules, on their device; optimizers and checkpoints refer to these. ``wrapped``: what
+    training calls, in the wrapper of their strategy such as ``DistributedDataParallel``, compiled if so configured.
+    ``validation``: what evaluations call, without a wrapper. ``active`` are those of the present phase.
     """
-    for model in models:
-        if isinstance(model, DistributedDataParallel):
-            model.require_backward_grad_sync = sync
+
+    def __init__(self, config: Config):
+        self.bare: dict[str, nn.Module] = {}
+        self.wrapped: dict[str, nn.Module] = {}
+        self.validation: dict[str, nn.Module] = {}
+        self.active = self.bare
+        self.syncs_by_hand = is_distributed() and config.trainer.accumulate > 1
+        self._wrappers: list[nn.Module] = []
+
+    def wrap(self, strategy: Strategy, mode: str | bool) -> None:
+        """Wrap all models, and compile them if there is a mode; from here on training's are the active ones."""
+        compiled: Any = functools.partial(torch.compile, mode=mode if isinstance(mode, str) else None)
+        for name, bare in self.bare.items():
+            wrapper = strategy.wrap(bare)
+            self._wrappers.append(wrapper)
+            self.validation[name] = compiled(bare) if mode else bare
+            self.wrapped[name] = self.validation[name] if wrapper is bare else compiled(wrapper) if mode else wrapper
+        self.active = self.wrapped
+
+    def sync_gradients(self, sync: bool) -> None:
+        """Set whether the next pass averages the gradients over the processes: the last of an accumulation window does.
+
+        Sharded models always do: whole gradients would take the memory that sharding saves.
+        """
+        for wrapper in self._wrappers:
+            if isinstance(wrapper, DistributedDataParallel):
+                wrapper.require_backward_grad_sync = sync

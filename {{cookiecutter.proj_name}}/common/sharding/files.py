@@ -23,8 +23,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
-from common.run.device import map_nested
 from common.run.distributed import broadcast
+from common.run.strategy import map_nested
 from common.sharding.reader import ShardReader
 from common.state.file import SHARDS, flush_folder, is_sharded
 

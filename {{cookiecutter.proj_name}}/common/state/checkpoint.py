@@ -1,34 +1,25 @@
-"""Checkpoints: a dict of Stateful parts ↔ files, written in the background; a good one always exists."""
+"""Checkpoints: a dict of parts ↔ files, written in the background; a good one always exists."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from common.config.errors import RunError, UserError, one_line
-from common.config.rooms import find_room
+from common.config.registry import find_room
 from common.log.console import add_log
 from common.run.distributed import get_rank
-from common.run.strategy import WHOLE, Strategy
+from common.run.strategy import WHOLE, Strategy, map_nested
 from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
-from common.state.host_copy import HostCopy
-
-
-class Stateful(Protocol):
-    """Anything a checkpoint can hold: its state goes out as plain data and tensors, and comes back."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take the state over."""
 
 
 class Checkpointer:
-    """Saves and loads the parts of a run. It knows none of them.
+    """Saves and loads the parts of a run.
 
     A file is a plain ``torch.save`` dict with one key a part (``model``, ``optimizer``, ...) that anyone can open with
     ``torch.load(..., weights_only=True)``. A save copies the state to host memory; a thread writes it from there.
@@ -36,7 +27,8 @@ class Checkpointer:
     Args:
         folder: Where the files go: ``latest.pt``, ``previous.pt`` (the ``latest.pt`` before), ``best_<metric>.pt``,
             ``epoch_NNN.pt``, ``iter_NNN.pt``, ``final.pt``. What a killed save left there is removed.
-        parts: The parts by name, in the order in which they are loaded.
+        parts: The parts by name, in the order in which they are loaded: anything with ``state_dict`` and
+            ``load_state_dict``, of plain data and tensors.
         keep_last: How many numbered files stay (None: all).
         stop_on_error: Raise a RunError if a file cannot be written; otherwise log it and continue.
         sharded: Let each rank write its shards of sharded tensors to a folder beside the file.
@@ -46,7 +38,7 @@ class Checkpointer:
     def __init__(
         self,
         folder: Path,
-        parts: dict[str, Stateful],
+        parts: dict[str, Any],
         keep_last: int | None = None,
         stop_on_error: bool = False,
         sharded: bool = False,
@@ -87,8 +79,8 @@ class Checkpointer:
         self._writing = None
         if error is None:
             return
-        good = [path.name for path in newest_first(self.folder)] or ["none"]
-        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good[0]}"
+        good = next((path.name for path in newest_first(self.folder)), "none")
+        text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
         if self._stop_on_error or not isinstance(error, OSError):
             raise RunError(text) from error
         add_log(f"{text}; training goes on", "ERROR")
@@ -106,10 +98,10 @@ class Checkpointer:
     def load(self, path: Path) -> None:
         """Restore every part. Raise a UserError if the file is damaged, lacks a part, or a part does not fit."""
         state = read_checkpoint(path, whole=not self._strategy.is_sharded)
-        missing = sorted(self._parts.keys() - state.keys())
-        if missing:
-            hint = "to start from its weights, --progress.start_epoch 0"
-            raise UserError(f"{path}: has no '{missing[0]}' to go on with; {hint}")
+        for name in self._parts:
+            if name not in state:
+                hint = "to start from its weights, --progress.start_epoch 0"
+                raise UserError(f"{path}: has no '{name}' to go on with; {hint}")
         for name, part in self._parts.items():
             try:
                 part.load_state_dict(state[name])
@@ -140,16 +132,13 @@ class Checkpointer:
             raise
         self._latest_is_good |= "latest" in names
         flush_folder(self.folder)
-        self._prune(first, [self.folder / f"{name}.pt" for name in obsolete])
-
-    def _prune(self, newest: Path, obsolete: list[Path]) -> None:
-        """Delete those files and the oldest numbered ones beyond ``keep_last``, once the newest is proven good."""
+        dropped = [self.folder / f"{name}.pt" for name in obsolete]
         if self._keep_last is not None:
             numbered = [path for path in newest_first(self.folder) if re.fullmatch(r"(epoch|iter)_\d+\.pt", path.name)]
-            obsolete = obsolete + numbered[self._keep_last :]
-        if obsolete and find_fault(newest):
-            raise OSError(f"{newest} does not read back as it was written, so no older one is deleted")
-        for path in obsolete:
+            dropped += numbered[self._keep_last :]
+        if dropped and find_fault(first):
+            raise OSError(f"{first} does not read back as it was written, so no older one is deleted")
+        for path in dropped:
             path.unlink(missing_ok=True)
         self._drop_shards()
 
@@ -157,6 +146,47 @@ class Checkpointer:
         """Delete the folders of shards that belong to no file."""
         if any(self.folder.glob(f"*.{SHARDS}")) and (room := find_room("sharding.files")):
             room.drop_unused(self.folder)
+
+
+class HostCopy:
+    """Copies similar states again and again, into memory that it keeps: fresh pages cost more than the copy.
+
+    A process that does not keep the copy only helps to gather the sharded tensors, which ``whole`` returns whole.
+    """
+
+    def __init__(self, keeps: bool = True, whole: Callable[[torch.Tensor], torch.Tensor] = WHOLE.whole):
+        self._keeps, self._whole = keeps, whole
+        self._kept: dict[tuple, torch.Tensor] = {}  # by path in the state and layout
+
+    def take(self, state: Any) -> Any:
+        """Return the state with each tensor replaced by a whole copy on the CPU, valid until the next one is taken.
+
+        Shared tensors stay shared. Collective where tensors are sharded.
+        """
+        kept: dict[tuple, torch.Tensor] = {}
+        copies: dict[tuple, torch.Tensor] = {}  # by the memory that was copied
+
+        def copy(path: tuple, value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            own = value.detach()
+            whole = self._whole(own)
+            if not self._keeps:
+                return whole
+            layout = whole.shape, whole.stride(), whole.dtype
+            # A tensor gathered just now has memory of its own, whose address the next one may get.
+            memory = (whole.device, whole.data_ptr(), layout) if whole is own else path
+            if memory not in copies:
+                host = self._kept.get((path, layout))
+                if host is None:
+                    host = torch.empty_like(whole, device="cpu", pin_memory=whole.is_cuda)
+                kept[path, layout] = copies[memory] = host.copy_(whole, non_blocking=whole.is_cuda)
+            return copies[memory]
+
+        copied, self._kept = map_nested(state, copy), kept
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
 
 
 def newest_first(folder: Path) -> list[Path]:
@@ -179,14 +209,9 @@ def find_newest(folder: Path) -> Path | None:
 
 
 def find_checkpoint(resume: str) -> Path:
-    """Return the file that ``resume`` means: itself, or the newest good one of an experiment or a checkpoints folder.
-
-    Raise a UserError if a folder has no checkpoint, or only damaged ones.
-    """
+    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none."""
     path = Path(resume)
-    if not path.is_dir():
-        return path
-    newest = find_newest(path) or find_newest(path / "checkpoints")
+    newest = (find_newest(path) or find_newest(path / "checkpoints")) if path.is_dir() else path
     if newest is None:
         raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
     return newest

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
-_PACKAGES = "torch numpy loguru tensorboard pyyaml jsonargparse tqdm matplotlib pillow kornia torchmetrics".split()
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
@@ -36,7 +35,7 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says. Raise a
     UserError if the name is taken or ``resume`` leads to no checkpoint.
     """
-    name, restarted = config.name.replace("{time}", _now()), _is_set("RESTART_COUNT")
+    name, restarted = config.name.replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}"), _is_set("RESTART_COUNT")
     folder = Path(config.dir.expr_dir) / name
     auto = config.resume == "auto" or restarted
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
@@ -58,7 +57,7 @@ def open_results(config: Config) -> tuple[Path, Path]:
     """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", _now())
+    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}")
     return _create(Path(folder)), find_checkpoint(config.model_pt)
 
 
@@ -109,18 +108,23 @@ def describe_run(config: Config, loader: Any) -> dict[str, Any]:
     while dataset is not None and not hasattr(dataset, "classes"):
         dataset = getattr(dataset, "dataset", None)  # a part of another data set
     classes = None if dataset is None else [str(name) for name in dataset.classes]
-    return {"engine": __version__, "format": 1, "config": redact(asdict(replace(config, resume=None))), "classes": classes}
+    return {
+        "engine": __version__,
+        "format": 1,
+        "config": redact(asdict(replace(config, resume=None))),
+        "classes": classes,
+    }
 
 
 def describe_environment(device: torch.device) -> str:
-    """Return versions, device, git commit and uncommitted changes as text."""
+    """Return the versions of all packages, device, git commit and uncommitted changes as text."""
     commit = _git("rev-parse", "HEAD")
     lines = [
         f"python {platform.python_version()} on {platform.platform()}",
-        *(f"{name} {_version(name)}" for name in _PACKAGES),
         f"device {describe_device(device)}, processes {get_world_size()}, CPU threads {torch.get_num_threads()}",
         f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}",
         f"git commit {commit or 'none'}",
+        *sorted({f"{package.name} {package.version}" for package in distributions()}, key=str.lower),
     ]
     if commit:
         lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
@@ -130,13 +134,6 @@ def describe_environment(device: torch.device) -> str:
 def describe_device(device: torch.device) -> str:
     """Return a device's name for people."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _git(*arguments: str) -> str:
@@ -152,17 +149,9 @@ def _job_script(backup: Path, name: str) -> str:
     """Return a script that repeats the run under another name, with the same launcher and number of processes."""
     processes = get_world_size()
     python = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
-    folder, script, config, name = map(shlex.quote, (str(Path.cwd()), sys.argv[0], str(backup.absolute()), name))
-    return (
-        "#!/bin/sh\n"
-        "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0.\n"
-        f"cd {folder} || exit 1\n"
-        f'exec {python} {script} --config {config} --name {name} "$@"\n'
-    )
-
-
-def _now() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")
+    command = shlex.join([*python.split(), sys.argv[0], "--config", str(backup.absolute()), "--name", name])
+    about = "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0."
+    return f'#!/bin/sh\n{about}\ncd {shlex.quote(str(Path.cwd()))} || exit 1\nexec {command} "$@"\n'
 
 
 def _is_set(count: str) -> bool:

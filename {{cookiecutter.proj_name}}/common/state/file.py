@@ -1,4 +1,4 @@
-"""One checkpoint file: complete or not there, and proven by a digest.
+"""One checkpoint file: complete or not there, and proven by a digest. And the weights of a model, in it or any other.
 
 It is the zip archive of ``torch.save``. The archive's comment (``unzip -z file`` shows it) holds the SHA-256 of
 everything that ``torch.save`` wrote, since ``torch.load`` itself accepts most files with a flipped bit.
@@ -11,13 +11,15 @@ import os
 import shutil
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from common.config.errors import UserError, nearest
-from common.config.rooms import open_room
+from common.config.registry import open_room
+from common.run.strategy import WHOLE, Strategy
 
 SHARDS = "shards"
 _LABEL = b"checkpoint 1 sha256 "
@@ -30,8 +32,7 @@ class _Hashed:
     """A file that hashes what is written to it and remembers why a write failed."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self.sha256 = file, hashlib.sha256()
-        self.flush = file.flush
+        self._file, self.flush, self.sha256 = file, file.flush, hashlib.sha256()
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -87,36 +88,28 @@ def find_fault(path: Path) -> str | None:
 
     Raise a UserError if it is sharded and the room ``sharding`` is missing.
     """
+    digest = hashlib.sha256()
     try:
-        fault = _check_digest(path)
-        if fault or not is_sharded(path):
-            return fault
+        with path.open("rb") as file:
+            remaining = path.stat().st_size - _COMMENT_SIZE - len(_NO_COMMENT)
+            while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
+                digest.update(chunk)
+                remaining -= len(chunk)
+            size, label, found = file.read(len(_NO_COMMENT)), file.read(len(_LABEL)), file.read()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    room = open_room("sharding.files", str(path))
-    try:
-        return room.find_shard_fault(path.parent, _load(path)[SHARDS])
-    except Exception:  # whatever a foreign file holds there
-        return "its description of its shards cannot be read"
-
-
-def _check_digest(path: Path) -> str | None:
-    """Return what is wrong with the file itself, whatever its shards are."""
-    remaining = path.stat().st_size - _COMMENT_SIZE - len(_NO_COMMENT)
-    if remaining <= 0:
-        return "it is empty or cut short"
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
-            digest.update(chunk)
-            remaining -= len(chunk)
-        size, label, found = file.read(len(_NO_COMMENT)), file.read(len(_LABEL)), file.read()
     digest.update(_NO_COMMENT)
     if size != _COMMENT_SIZE.to_bytes(2, "little") or label not in (_LABEL, _SHARDED_LABEL):
         return "it does not end in the digest of a checkpoint: cut short, foreign, or of an older version"
     if found != digest.hexdigest().encode():
         return "it is damaged: its bytes do not have the digest it was written with"
-    return None
+    if label == _LABEL:
+        return None
+    room = open_room("sharding.files", str(path))
+    try:
+        return room.find_shard_fault(path.parent, _load(path)[SHARDS])
+    except Exception:  # whatever a foreign file holds there
+        return "its description of its shards cannot be read"
 
 
 def is_sharded(path: Path) -> bool:
@@ -132,8 +125,7 @@ def read_checkpoint(path: Path, whole: bool = True) -> dict[str, Any]:
     Sharded tensors are read whole, or else stay ``Stored``, for a sharded strategy to distribute.
     """
     _check_exists(path)
-    fault = find_fault(path)
-    if fault:
+    if fault := find_fault(path):
         raise UserError(f"{path}: no checkpoint to go on from: {fault}")
     state = _load(path)
     if SHARDS not in state:
@@ -176,3 +168,57 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path}: expected a dict of parts, found {type(state).__name__}")
     return state
+
+
+def read_weights(path: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    """Return a model's weights from a checkpoint, averaged ones if it holds them, or from a bare state dict.
+
+    ``name`` is the model's part. Raise a UserError if the file holds no such model.
+    """
+    state = read_plain(path)
+    if _is_state_dict(state.get(name)):
+        average = state.get(name.replace("model", "ema", 1))
+        averaged: Any = average.get("weights") if isinstance(average, dict) else None
+        return {**state[name], **(averaged if _is_state_dict(averaged) else {})}
+    if _is_state_dict(state):
+        return state
+    raise UserError(f"{path}: holds no '{name}', {nearest(name, state)}")
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Return whether a value has names and plain tensors in memory, and nothing else."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+        return False
+    if any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in value.values()):
+        return False
+    kinds = {(tensor.device.type, tensor.layout, tensor.is_quantized) for tensor in value.values()}
+    return kinds == {("cpu", torch.strided, False)}
+
+
+def load_exactly(model: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights; raise a UserError unless each name and shape is the model's."""
+    weights = read_weights(path)
+    expected, found = ({key: tuple(v.shape) for key, v in state.items()} for state in (model.state_dict(), weights))
+    for key in {**expected, **found}:
+        if expected.get(key) != found.get(key):
+            shapes = f"expected {expected.get(key, 'no such key')}, found {found.get(key, 'no such key')}"
+            raise UserError(f"{path}: does not fit {type(model).__name__}: '{key}': {shapes}")
+    model.load_state_dict(weights)
+
+
+def load_matching(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], where: str, strategy: Strategy = WHOLE
+) -> list[str]:
+    """Load the weights whose names and shapes match into an unwrapped model.
+
+    Return a line for each other key, with the reason. Raise a UserError, which names the file ``where``, if none match.
+    """
+    own = model.state_dict()
+    matching = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
+    if not matching:
+        raise UserError(f"{where}: none of its {len(weights)} weights fits the model {type(model).__name__}")
+    model.load_state_dict(strategy.distribute(matching, own), strict=False)
+    unfit = [key for key in weights if key in own and key not in matching]
+    report = [f"{key}: not in the file" for key in own if key not in weights]
+    report += [f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model" for key in unfit]
+    return report + [f"{key}: not in the model" for key in weights if key not in own]

@@ -41,11 +41,11 @@ class ResumeCheck:
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         """Raise a UserError if the settings are others, so that the run would not continue as without the cut."""
-        old, new = state, self._settings
-        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        new = self._settings
+        keys = [key for key in {**state, **new} if state.get(key) != new.get(key)]
         if not keys:
             return
-        changes = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
+        changes = "; ".join(f"{key} was {state.get(key)}, is {new.get(key)}" for key in keys)
         if any(key.startswith(_IN_STATE) and not key.split(".")[-1].startswith(_NOT_IN_STATE) for key in keys):
             hint = "To train on from its weights alone: --progress.start_epoch 0"
             raise UserError(f"this run is another one: {changes}. {hint}")

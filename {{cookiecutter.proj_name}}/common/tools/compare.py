@@ -16,12 +16,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser("compare", __doc__)
     parser.add_argument("one", type=Path, help="a config file, or an experiment's folder")
     parser.add_argument("other", type=Path, help="the other one")
-    words = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with one_line_errors():
-        print_table([("key", str(words.one), str(words.other)), *differences(*map(keys_of, (words.one, words.other)))])
-        if words.one.is_dir() and words.other.is_dir():
+        print_table([("key", str(args.one), str(args.other)), *differences(*map(keys_of, (args.one, args.other)))])
+        if args.one.is_dir() and args.other.is_dir():
             print()
-            print_table([("last value", str(words.one), str(words.other)), *side_by_side(words.one, words.other)])
+            print_table([("last value", str(args.one), str(args.other)), *side_by_side(args.one, args.other)])
 
 
 def keys_of(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from common.config.errors import UserError
-from common.tools.project import groups_of, make_parser, make_steps, one_line_errors, read_words, tried_trainer
+from common.tools.project import groups_of, make_parser, one_line_errors, read_args, train_on, tried_trainer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,20 +19,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", dest="high", type=float, default=1.0, help="last rate (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("lr.png"), help="the picture (default: %(default)s)")
-    words, config = read_words(parser, argv)
+    args, config = read_args(parser, argv)
     with one_line_errors():
-        if not 0 < words.low < words.high or words.steps < 10:
+        if not 0 < args.low < args.high or args.steps < 10:
             raise UserError("--from, --to, --steps: expected 0 < from < to, and 10 steps at least")
         with tried_trainer(config) as trainer:
-            rates, losses = try_rates(trainer, words.low, words.high, words.steps)
+            rates, losses = try_rates(trainer, args.low, args.high, args.steps)
         best = steepest(rates, losses)
-        draw(rates, losses, best).savefig(words.out, dpi=150)
-    print(f"{words.out}: the loss falls fastest at a learning rate of {best:.2g}")
+        draw(rates, losses, best).savefig(args.out, dpi=150)
+    print(f"{args.out}: the loss falls fastest at a learning rate of {best:.2g}")
 
 
 def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float], list[float]]:
     """Return the rates and the smoothed losses, up to where the loss is four times its smallest."""
-    from common.data.batches import open_pass
+    from common.data.loader import open_pass
 
     def batches():
         epoch = 0
@@ -47,7 +47,7 @@ def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float]
     planned = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
     losses, average = [], 0.0
     set_rate(low)
-    for step, loss in enumerate(make_steps(trainer, batches())):
+    for step, loss in enumerate(train_on(trainer, batches())):
         average = 0.9 * average + 0.1 * loss
         smooth = average / (1 - 0.9 ** (step + 1))
         if not math.isfinite(loss) or smooth > 4 * min(losses, default=math.inf):

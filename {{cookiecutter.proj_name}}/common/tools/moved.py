@@ -10,14 +10,14 @@ from typing import Any
 # Old module = the new modules that its names are in.
 _TABLE = """
     build=config.build errors=config.errors registry=config.registry schema=config.schema secrets=config.secrets
-    device=run.device distributed=run.distributed elastic=run.processes launch=run.launch seed=run.seed
+    device=run.strategy distributed=run.distributed elastic=run.launch launch=run.launch seed=run.seed
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
-    host_copy=state.host_copy,run.device weights=state.weights ema=optim.ema updater=optim.step inputs=config.lookup
+    host_copy=state.checkpoint,run.strategy weights=state.file ema=optim.step updater=optim.step inputs=log.metric
     endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=vision.pictures
     datasets=data,data.dataset,vision.images,tools.download datasets.base_dataset=data,vision.images
-    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.loader
+    datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.dataset
     datasets.view=data.dataset losses=optim.loss,measures.dice_loss,measures.focal_loss
     losses.dice_loss=measures.dice_loss losses.focal_loss=measures.focal_loss losses.loss_set=optim.loss
     metrics=log.metric,measures.torch_metric metrics.base_metric=log.metric metrics.metric_set=log.metric
@@ -26,7 +26,8 @@ _TABLE = """
     models=vision.model,vision.mlp,vision.resnet models.base_model=vision.model models.mlp=vision.mlp
     models.pretrained=vision.model models.resnet=vision.resnet
     transforms=vision.pipeline transforms.colour=vision.color transforms.geometry=vision.geometry
-    transforms.pipeline=vision.pipeline
+    transforms.pipeline=vision.pipeline data.batches=data.loader,data.dataset engine.report=engine.parts
+    engine.evaluate=engine.base_trainer engine.stop=engine.agenda
 """
 MOVED = {f"common.{old}": new.split(",") for old, _, new in (pair.partition("=") for pair in _TABLE.split())}
 
@@ -63,7 +64,7 @@ class _Finder(Loader):
 
 
 def _open(new: str, old: str) -> ModuleType:
-    from common.config.rooms import UserError, open_room
+    from common.config.registry import UserError, open_room
 
     try:
         return open_room(new, old)

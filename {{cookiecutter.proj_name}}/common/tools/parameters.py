@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.tools.project import import_package, make_parser, one_line_errors, read_words
+from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
 if TYPE_CHECKING:
     from torch import nn
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table of the model that a config describes, or of each of several."""
-    _, config = read_words(make_parser("parameters", __doc__), argv)
+    _, config = read_args(make_parser("parameters", __doc__), argv)
     from common.config.build import build_model
 
     with one_line_errors():

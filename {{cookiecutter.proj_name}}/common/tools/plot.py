@@ -18,10 +18,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="experiments' folders")
     parser.add_argument("--keys", nargs="+", help="what to plot, such as loss accuracy (default: what val has)")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture (default: %(default)s)")
-    words = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with one_line_errors():
-        plot({name_of(run): read_curves(run) for run in words.runs}, words.keys).savefig(words.out, dpi=150)
-    print(words.out)
+        plot({name_of(run): read_curves(run) for run in args.runs}, args.keys).savefig(args.out, dpi=150)
+    print(args.out)
 
 
 def plot(runs: dict[str, dict[str, tuple[list[int], list[float]]]], keys: list[str] | None = None) -> Figure:

@@ -1,4 +1,4 @@
-"""What the tools share: the words of a command, the project's own package, and a trainer that is only tried."""
+"""What the tools share: the arguments of a command, the project's own package, and a trainer that is only tried."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def make_parser(name: str, description: str) -> ArgumentParser:
     )
 
 
-def read_words(parser: ArgumentParser, argv: list[str] | None) -> tuple[Namespace, Config]:
+def read_args(parser: ArgumentParser, argv: list[str] | None) -> tuple[Namespace, Config]:
     """Return a tool's own flags and, from all others, a config, as ``train.py`` would read it."""
     parser.epilog = "All other flags are those of train.py: --config FILE [--key value ...]"
-    words, rest = parser.parse_known_args(argv)
-    return words, load_config(rest)
+    args, rest = parser.parse_known_args(argv)
+    return args, load_config(rest)
 
 
 @contextmanager
@@ -94,9 +94,9 @@ def groups_of(trainer: Trainer) -> list[dict[str, Any]]:
     return [group for optimizer in trainer.optimizers.values() for group in optimizer.param_groups]
 
 
-def make_steps(trainer: Trainer, batches: Iterable[dict]) -> Iterator[float]:
+def train_on(trainer: Trainer, batches: Iterable[dict]) -> Iterator[float]:
     """Train on each batch, as a run does, and yield its loss; with several optimizers, the sum of their losses."""
-    from common.run.device import move_to
+    from common.run.strategy import move_to
 
     for step in trainer.steps.values():
         step.start_epoch(0)

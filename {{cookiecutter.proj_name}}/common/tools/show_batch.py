@@ -1,11 +1,12 @@
 """Draw a batch as the model gets it, after all transforms."""
 
 from pathlib import Path
+from typing import Any
 
 from common.config.errors import UserError
-from common.config.rooms import open_room
+from common.config.registry import open_room
 from common.config.schema import Config
-from common.tools.project import import_package, make_parser, one_line_errors, read_words
+from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,24 +15,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", choices=("train", "val", "eval"), default="train", help="default: %(default)s")
     parser.add_argument("--count", type=int, default=16, help="samples at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="the picture (default: %(default)s)")
-    words, config = read_words(parser, argv)
+    args, config = read_args(parser, argv)
     with one_line_errors():
         import_package()
-        draw_batch(config, words.split, words.count, words.out)
-    print(words.out)
+        draw_batch(config, args.split, args.count, args.out)
+    print(args.out)
 
 
 def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     """Draw the first samples of the first batch.
 
     Raises:
-        UserError: There is no such split, or its batches have no ``image``.
+        UserError: There is no such split, or its batches have no ``image``, or one that cannot be drawn.
     """
     import torch
 
     from common.config.build import build_loader
-    from common.config.lookup import class_numbers
-    from common.data.batches import open_pass
+    from common.data.loader import open_pass
+    from common.log.metric import class_numbers
 
     room = open_room("vision.pictures", "show_batch")
     torch.manual_seed(config.trainer.seed)
@@ -42,11 +43,16 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     batch = transform(batch) if transform else batch
     if "image" not in batch:
         raise UserError(f"dataset.{split}: a batch has no image to draw, found {', '.join(batch)}")
-    pictures = {"image": room.as_pictures(batch["image"][:count])}
+    try:
+        pictures = {"image": room.as_pictures(batch["image"][:count])}
+    except ValueError as error:
+        raise UserError(f"dataset.{split}: {error}") from None
     if "mask" in batch:
         masks = class_numbers(batch["mask"][:count], batch["image"])
         pictures["mask"] = room.color_classes(masks, max(2, int(masks.max()) + 1))
-    titles = [str(int(label)) for label in batch["label"]] if "label" in batch else [""] * count
+    labels: Any = batch.get("label")
+    is_row = isinstance(labels, torch.Tensor) and labels.ndim == 1
+    titles = [f"{label:g}" for label in labels.tolist()] if is_row else [""] * count
     shown = [dict(zip(pictures, images, strict=True)) for images in zip(*pictures.values(), strict=True)]
     samples = [room.ShownSample(*sample) for sample in zip(shown, titles, strict=False)]
     room.sample_figure(room.in_rows(samples, across=4 if "mask" in batch else 8)).savefig(out, dpi=150)

@@ -21,21 +21,21 @@ def main(argv: list[str] | None = None) -> None:
         "--group", help="a regular expression; files whose first (...) is equal stay together, such as '(.+)_[0-9]+'"
     )
     parser.add_argument("--out", type=Path, help="where to write the lists (default: the folder)")
-    words = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     from common.data import split_groups
 
     with one_line_errors():
-        files = sorted(path.relative_to(words.folder).as_posix() for path in words.folder.rglob(words.pattern))
-        files = [name for name in files if (words.folder / name).is_file()]
+        files = sorted(path.relative_to(args.folder).as_posix() for path in args.folder.rglob(args.pattern))
+        files = [name for name in files if (args.folder / name).is_file()]
         if not files:
-            raise UserError(f"{words.folder}: no file {words.pattern} there")
-        if len(words.names) != len(words.shares):
-            raise UserError(f"--shares: expected {len(words.names)}, one for each name, found {len(words.shares)}")
+            raise UserError(f"{args.folder}: no file {args.pattern} there")
+        if len(args.names) != len(args.shares):
+            raise UserError(f"--shares: expected {len(args.names)}, one for each name, found {len(args.shares)}")
         try:
-            sets = split_groups([group_of(name, words.group) for name in files], words.shares, words.seed)
+            sets = split_groups([group_of(name, args.group) for name in files], args.shares, args.seed)
         except ValueError as error:
             raise UserError(f"--shares: {error}") from error
-        lists = [(words.out or words.folder) / f"{name}.txt" for name in words.names]
+        lists = [(args.out or args.folder) / f"{name}.txt" for name in args.names]
         for path in lists:
             if path.exists():
                 raise UserError(f"{path} exists and is not overwritten")

@@ -9,7 +9,7 @@ from torch import nn
 
 from common.config.errors import UserError
 from common.log.console import add_log
-from common.state.weights import load_matching, read_weights
+from common.state.file import load_matching, read_weights
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from common.config.lookup import class_numbers, predicted_classes
+from common.log.console import add_log
+from common.log.metric import class_numbers, predicted_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,24 +23,32 @@ def draw_samples(data_dict: dict[str, Any], output_dict: dict[str, Any], count: 
     """Return a picture of a batch's first samples, (3, H, W) in [0, 1], by its name; empty for other tasks.
 
     ``triplets`` for a batch with a ``mask``: rows of images, true masks and predictions. ``guesses`` for one with a
-    ``label``: images, each above a bar that is green for a right guess and red for a wrong one.
+    ``label``: images, each above a bar that is green for a right guess and red for a wrong one. What has other shapes
+    is not drawn; the first time, a warning says so.
 
     Args:
-        data_dict: ``image`` (batch, 1 or 3, H, W) of any range, and ``mask`` (batch, H, W) or (batch, 1, H, W), or
-            ``label`` (batch,).
-        output_dict: ``logits`` (batch, classes, ...).
+        data_dict: ``image`` (batch, channels, H, W) of any range, as ``as_pictures`` takes it, and ``mask``
+            (batch, H, W) or (batch, 1, H, W), or ``label`` (batch,).
+        output_dict: ``logits`` (batch, classes, H, W) with a mask, (batch, classes) with a label.
         count: The maximum number of samples.
     """
-    if "image" not in data_dict or "logits" not in output_dict:
+    if "image" not in data_dict or "logits" not in output_dict or not {"mask", "label"} & data_dict.keys():
         return {}
     first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
     logits = output_dict["logits"][:count]
     rows = [_enlarge(row) for row in _draw(first, logits).values()]
+    if not rows:
+        return {}
     if "mask" in first:
         return {"triplets": torch.cat([_side_by_side(row) for row in rows], dim=1)}
-    if "label" not in first:
+    (images,), labels = rows, first["label"]
+    if logits.ndim != 2 or _shape(labels) != logits.shape[:1]:
+        _warn(
+            f"guesses are not drawn: expected labels (batch,) and logits (batch, classes), found {_shape(labels)} "
+            f"and {_shape(logits)}"
+        )
         return {}
-    (images,), right = rows, predicted_classes(logits) == first["label"]
+    right = predicted_classes(logits) == labels
     bars = images.new_zeros(len(images), 3, max(2, images.shape[-1] // 10), images.shape[-1])
     bars[right, 1], bars[~right, 0] = 0.7, 0.8
     return {"guesses": _side_by_side(torch.cat([images, bars], dim=2))}
@@ -56,19 +66,52 @@ def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[
 
 
 def _draw(batch: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1]."""
-    pictures = {"image": as_pictures(batch["image"])}
+    """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1].
+
+    Empty, with a warning the first time, if they are no images or the masks are not of their size.
+    """
+    try:
+        pictures = {"image": as_pictures(batch["image"])}
+    except ValueError as error:
+        _warn(f"images are not drawn: {error}")
+        return {}
     if "mask" in batch:
-        masks = {"truth": class_numbers(batch["mask"], logits), "prediction": predicted_classes(logits)}
+        mask, (count, _, *size) = batch["mask"], batch["image"].shape
+        fits = _shape(mask) in ((count, *size), (count, 1, *size))
+        if not fits or logits.ndim != 4 or logits.shape[2:] != batch["image"].shape[2:]:
+            _warn(
+                f"masks are not drawn: expected masks (batch, H, W) or (batch, 1, H, W) and logits (batch, classes, "
+                f"H, W) as large as the images {_shape(batch['image'])}, found {_shape(mask)} and {_shape(logits)}"
+            )
+            return {}
+        masks = {"truth": class_numbers(mask, logits), "prediction": predicted_classes(logits)}
         pictures |= {name: color_classes(mask, max(2, logits.shape[1])) for name, mask in masks.items()}
     return pictures
 
 
-def as_pictures(images: torch.Tensor) -> torch.Tensor:
-    """Return images (batch, 1 or 3, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
+def _shape(value: Any) -> tuple[int, ...] | str:
+    """Return the shape of a tensor, or the type of what is none."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
 
-    If a value is outside [0, 1], as in normalized images, the whole batch is scaled to that range.
+
+@cache
+def _warn(text: str) -> None:
+    """Log a warning once."""
+    add_log(text, "WARNING")
+
+
+def as_pictures(images: torch.Tensor) -> torch.Tensor:
+    """Return images (batch, channels, H, W) of any range and dtype as (batch, 3, H, W), float32 in [0, 1].
+
+    One channel becomes gray, and so does the first of two; of more than three the first three are shown. If a value is
+    outside [0, 1], as in normalized images, the whole batch is scaled to that range.
+
+    Raises:
+        ValueError: They are no tensor, have another number of dimensions, or no pixels.
     """
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.numel():
+        raise ValueError(f"expected images (batch, channels, H, W), found {_shape(images)}")
+    images = images[:, : 3 if images.shape[1] >= 3 else 1]
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     low, high = images.aminmax()
     if low < 0 or high > 1:
@@ -77,13 +120,18 @@ def as_pictures(images: torch.Tensor) -> torch.Tensor:
 
 
 def color_classes(numbers: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return class numbers (batch, H, W) as colors (batch, 3, H, W) in [0, 1], class 0 black; two: black and white."""
+    """Return class numbers (batch, H, W) as colors (batch, 3, H, W) in [0, 1]: class 0 black, 1 of two classes white.
+
+    Numbers that are no class, such as those which a loss ignores, are gray.
+    """
     if classes == 2:
         return (numbers > 0).float().unsqueeze(1).expand(-1, 3, -1, -1)
     hues = torch.arange(classes - 1) * 0.618034 % 1  # steps of the golden ratio keep neighboring classes distinct
     wheel = (hues[:, None] * 6 + torch.tensor([0.0, 4.0, 2.0])) % 6
-    palette = torch.cat([torch.zeros(1, 3), ((wheel - 3).abs() - 1).clamp(0, 1)]).to(numbers.device)
-    return palette[numbers].movedim(-1, 1)
+    colors = ((wheel - 3).abs() - 1).clamp(0, 1)
+    palette = torch.cat([torch.zeros(1, 3), colors, torch.full((1, 3), 0.5)]).to(numbers.device)
+    is_class = (numbers >= 0) & (numbers < classes)
+    return palette[numbers.long().where(is_class, classes)].movedim(-1, 1)
 
 
 def write_picture(image: torch.Tensor, path: Path) -> None:

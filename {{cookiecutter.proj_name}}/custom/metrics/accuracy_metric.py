@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common import METRIC_REGISTRY, MeanMetric
+from common import METRIC_REGISTRY, MeanMetric, UserError
 
 
 @METRIC_REGISTRY.register()
@@ -14,14 +14,26 @@ class Accuracy(MeanMetric):
     Reads ``output_dict["logits"]`` (batch, classes) and ``data_dict["label"]`` (batch,), int64.
 
     Args:
-        top: How many guesses a sample has.
+        top: How many guesses a sample has, at most as many as there are classes.
+
+    Raises:
+        ValueError: ``top`` is below 1.
     """
 
     def __init__(self, top: int = 1):
         super().__init__()
+        if top < 1:
+            raise ValueError(f"top must be at least 1, found {top}")
         self.top = top
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
-        """Return whether each sample is right, bool (batch,)."""
-        guesses = output_dict["logits"].topk(self.top, dim=1).indices
+        """Return whether each sample is right, bool (batch,).
+
+        Raises:
+            UserError: There are fewer classes than ``top``.
+        """
+        logits = output_dict["logits"]
+        if self.top > logits.shape[1]:
+            raise UserError(f"metric: Accuracy.top: expected at most {logits.shape[1]} classes, found {self.top}")
+        guesses = logits.topk(self.top, dim=1).indices
         return (guesses == data_dict["label"].unsqueeze(1)).any(dim=1)

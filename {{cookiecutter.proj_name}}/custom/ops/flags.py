@@ -30,7 +30,7 @@ def find_sources(folder: Path) -> tuple[list[str], bool]:
 
 
 def compile_flags(with_cuda: bool) -> dict[str, list[str]]:
-    """Return the compilers' flags; ``DEBUG=1`` builds without optimisation and with symbols."""
+    """Return the compilers' flags; ``DEBUG=1`` builds without optimization and with symbols."""
     debug = os.environ.get("DEBUG") == "1"
     common = ["-std=c++20", f"-DTORCH_TARGET_VERSION={_TORCH}", *(["-O0", "-g"] if debug else ["-O3"])]
     flags = {"cxx": [*common, f"-DPy_LIMITED_API={_PYTHON}", "-Wno-unknown-pragmas"]}

@@ -16,6 +16,11 @@ NAMESPACE = "project_ops"  # TORCH_LIBRARY's, in csrc/
 _HOW = "not built; build it by: sh scripts/install_ops.sh"
 
 
+def has(op: str) -> bool:
+    """Load the library, and return whether it has an operator: one that is new may not be built yet."""
+    return load() and hasattr(getattr(torch.ops, NAMESPACE), op)
+
+
 @cache
 def load() -> bool:
     """Load the library that ``scripts/install_ops.sh`` installed, and return whether there is one.

@@ -7,7 +7,7 @@ from torch import nn
 
 from custom.ops import library
 
-_BUILT = library.load()
+_BUILT = library.has("scale_shift_relu")
 
 
 def scale_shift_relu(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, fallback: bool = False) -> torch.Tensor:
@@ -38,7 +38,7 @@ def scale_shift_relu_reference(x: torch.Tensor, scale: torch.Tensor, shift: torc
 
 
 class ScaleShiftReLU(nn.Module):
-    """``scale_shift_relu`` with a learnt scale and shift for each channel.
+    """``scale_shift_relu`` with a learned scale and shift for each channel.
 
     Args:
         channels: Their number.

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from common.config.lookup import predicted_classes
 from common.deploy.task import TASK_REGISTRY, Task, mask_picture, read_picture
+from common.log.metric import predicted_classes
 
 
 @TASK_REGISTRY.register()

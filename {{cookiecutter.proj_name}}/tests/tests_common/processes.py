@@ -129,7 +129,7 @@ def train(config, trainer=RegressionTrainer):
 
 
 def run_script(
-    folder: Path, script: str, processes: int, *words: str, check: bool = True, restarts: int = 0
+    folder: Path, script: str, processes: int, *args: str, check: bool = True, restarts: int = 0
 ) -> subprocess.CompletedProcess:
     """Run a script, given as its text, by so many processes of torchrun."""
     file = folder / "script.py"
@@ -138,7 +138,7 @@ def run_script(
     command += ["--max_restarts", str(restarts)]
     command = command if processes > 1 else [sys.executable]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(file), *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, str(file), *args], env=environment, capture_output=True, text=True)
     if check and done.returncode:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

@@ -18,7 +18,7 @@ ROWS = (
     {"run.distributed"},
     {"run"},  # signals, random numbers, devices, processes
     {"run.strategy", "log"},
-    {"run.models", "optim", "state"},
+    {"optim", "state"},
     {"run.launch", "data"},
     {"config.build"},
     {"engine"},

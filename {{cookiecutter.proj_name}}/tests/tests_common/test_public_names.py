@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 import common
-from common.config.rooms import has_room
+from common.config.registry import has_room
 
 COMMON = Path(common.__file__).parent
 

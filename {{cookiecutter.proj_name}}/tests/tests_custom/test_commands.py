@@ -26,10 +26,10 @@ class CommandsTest(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
 
-    def run_command(self, *words, expect=0):
+    def run_command(self, *args, expect=0):
         python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": python}
-        done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True)
+        done = subprocess.run(args, cwd=PROJECT, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, expect, done.stderr)
         return done.stderr
 

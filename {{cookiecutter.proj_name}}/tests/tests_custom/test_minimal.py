@@ -26,8 +26,8 @@ class TestMinimal(unittest.TestCase):
         self.assertEqual(model(torch.rand(5, 3, 2, 2)).shape, (5, 3))
         self.assertEqual(sum(parameter.numel() for parameter in model.parameters()), 39)
 
-    def run_command(self, *words):
-        done = subprocess.run([sys.executable, *words, "--gpu_ids", "-1"], cwd=PROJECT, capture_output=True, text=True)
+    def run_command(self, *args):
+        done = subprocess.run([sys.executable, *args, "--gpu_ids", "-1"], cwd=PROJECT, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     @slow

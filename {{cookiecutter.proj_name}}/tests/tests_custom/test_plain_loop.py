@@ -51,8 +51,8 @@ class TestPlainLoop(unittest.TestCase):
 
     def test_what_it_has_no_lines_for_is_refused(self):
         command = [sys.executable, "plain_loop.py", "--config", "configs/default.yaml", "--trainer.accumulate", "4"]
-        words = [*command, "--gpu_ids", "-1", "--dir.expr_dir", str(self.folder)]
-        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+        args = [*command, "--gpu_ids", "-1", "--dir.expr_dir", str(self.folder)]
+        done = subprocess.run(args, cwd=PROJECT, capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn("error: trainer.accumulate: this loop has no lines for it, expected 1, found 4", done.stderr)
 

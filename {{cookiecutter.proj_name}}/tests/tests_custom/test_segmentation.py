@@ -60,9 +60,9 @@ class CommandsTest(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
 
-    def run_command(self, *words):
+    def run_command(self, *args):
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        done = subprocess.run([sys.executable, *words], cwd=PROJECT, env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *args], cwd=PROJECT, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def train(self, *flags):

@@ -12,10 +12,13 @@ from common.config.registry import (
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
+    OFFERED,
     TRANSFORM_REGISTRY,
     Registry,
+    find_room,
+    has_room,
+    open_room,
 )
-from common.config.rooms import OFFERED, find_room, has_room, open_room
 
 COMMON = Path(__file__).resolve().parents[3] / "common"
 REGISTRIES = {

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from common.data import make_loader
-from common.data.batches import on_device, prefetch
+from common.data.loader import on_device, prefetch
 from common.engine import EpochBasedTrainer
-from common.run.device import move_to
+from common.run.strategy import move_to
 from tests.tests_common.engine import toy
 
 

@@ -17,8 +17,8 @@ def batches(length, batch_size, world=1, epoch=0, start=0, **keys):
 def make(length, batch_size, world, rank, epoch=0, start=0, **keys):
     """Return a rank's sampler, and its batches of indices."""
     with (
-        mock.patch("common.data.batches.get_data_rank", lambda: rank),
-        mock.patch("common.data.batches.get_data_size", lambda: world),
+        mock.patch("common.data.dataset.get_data_rank", lambda: rank),
+        mock.patch("common.data.dataset.get_data_size", lambda: world),
     ):
         sampler = PositionedBatchSampler(length, batch_size, **keys)
     sampler.set_position(epoch, start)

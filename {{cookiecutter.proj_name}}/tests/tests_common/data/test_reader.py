@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from common.config.errors import RunError, UserError
 from common.data import ArrayDataset, BaseDataset, make_loader
-from common.run.failures import explain
+from common.run.launch import explain
 
 
 class Noise(BaseDataset):
@@ -99,7 +99,7 @@ class TestRandomNumbers(unittest.TestCase):
 
     def test_a_set_that_declares_nothing_is_not_seeded(self):
         data = ArrayDataset("data", index=torch.arange(23), noise=torch.arange(23))
-        with mock.patch.dict("common.data.loader._SEEDERS", clear=True):
+        with mock.patch.dict("common.data.dataset._SEEDERS", clear=True):
             self.assertEqual(read(data), {i: i for i in range(23)})
 
     def test_an_overridden_sample_is_read_and_seeded(self):

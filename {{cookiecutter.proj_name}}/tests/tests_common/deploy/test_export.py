@@ -69,7 +69,10 @@ class TestExport(DeployTest):
         path = self.check("safetensors")
         damaged = self.folder / "damaged.safetensors"
         damaged.write_bytes(path.read_bytes()[:-4])
-        for name, message in ((damaged, "foreign or damaged"), (self._without_metadata(path), "does not say what it is")):
+        for name, message in (
+            (damaged, "foreign or damaged"),
+            (self._without_metadata(path), "does not say what it is"),
+        ):
             with self.assertRaisesRegex(UserError, message):
                 Predictor.from_checkpoint(name, "cpu")
 
@@ -88,7 +91,13 @@ class TestExport(DeployTest):
         drawn = {"curves.png"} if find_spec("common.tools") else set()
         self.assertEqual({path.name for path in folder.iterdir()}, names | drawn)
         card = (folder / "README.md").read_text()
-        for text in ("\n# colors\n", "`ToyColorNet` with", "Classes: red, green, blue.", "type: ToyColors", "Adam, learning"):
+        for text in (
+            "\n# colors\n",
+            "`ToyColorNet` with",
+            "Classes: red, green, blue.",
+            "type: ToyColors",
+            "Adam, learning",
+        ):
             self.assertIn(text, card)
         self.assertEqual("(curves.png)" in card, bool(drawn))
         self.assertIn("torch", (folder / "environment.txt").read_text())
@@ -113,9 +122,9 @@ class TestRefused(DeployTest):
     def test_a_file_that_does_something_else_is_not_left(self):
         path = self.folder / "model.pt2"
         path.write_bytes(b"the one before")
-        with mock.patch.object(exporting, "compare", lambda *arguments: 1.5e-4):
-            with self.assertRaisesRegex(RunError, r"its outputs differ by 1.5e-04, more than 1e-04; not written"):
-                export(self.predictor, "pt2", path)
+        refused = self.assertRaisesRegex(RunError, r"its outputs differ by 1.5e-04, more than 1e-04; not written")
+        with mock.patch.object(exporting, "compare", lambda *arguments: 1.5e-4), refused:
+            export(self.predictor, "pt2", path)
         self.assertEqual([item.read_bytes() for item in self.folder.iterdir()], [b"the one before"])
 
     def test_differences_are_seen(self):
@@ -126,7 +135,9 @@ class TestRefused(DeployTest):
     def test_compared_on_the_evaluation_set_or_on_files(self):
         for data in ({"eval": {"type": "ToyColors", "sead": 1}}, {}):
             self.predictor.about.config["dataset"] = data
-            with self.assertRaisesRegex(UserError, "^dataset.eval.*; the exported model is compared on this data; .*--input"):
+            with self.assertRaisesRegex(
+                UserError, "^dataset.eval.*; the exported model is compared on this data; .*--input"
+            ):
                 export(self.predictor, "pt2", self.folder / "model.pt2")
         folder, _ = self.write_pictures(3)
         self.assertLess(export(self.predictor, "pt2", self.folder / "model.pt2", str(folder)), 1e-5)

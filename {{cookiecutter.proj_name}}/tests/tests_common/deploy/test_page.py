@@ -70,8 +70,12 @@ class TestPage(DeployTest):
         reached = []
         for _ in range(2):
             browser.press("Tab", code=9)
-            reached.append(browser.run("[document.activeElement.id || document.activeElement.textContent, "
-                                       "getComputedStyle(document.activeElement.closest('.drop, a')).outlineStyle]"))
+            reached.append(
+                browser.run(
+                    "[document.activeElement.id || document.activeElement.textContent, "
+                    "getComputedStyle(document.activeElement.closest('.drop, a')).outlineStyle]"
+                )
+            )
         self.assertEqual(reached, [["file", "solid"], ["Use it from a program", "solid"]])
         browser.press("Enter", code=13)
         browser.wait("location.pathname === '/docs' && document.readyState === 'complete'")

@@ -25,7 +25,9 @@ class TestPredict(DeployTest):
         with (self.folder / "out/predictions.csv").open() as file:
             rows = list(csv.DictReader(file))
         self.assertEqual([row["class"] for row in rows], names)
-        self.assertEqual([float(row["probabilities.red"]) for row in rows], [a["probabilities"]["red"] for a in expected])
+        self.assertEqual(
+            [float(row["probabilities.red"]) for row in rows], [a["probabilities"]["red"] for a in expected]
+        )
         self.assertEqual([line.split(": ")[0] for line in said.splitlines()], inputs)
         self.assertIn(f"class {names[0]}, confidence 0.", said.splitlines()[0])
 
@@ -56,7 +58,9 @@ class TestPredict(DeployTest):
         said, _ = self.call("predict", "--input", folder / "000*.png")
         self.assertEqual(len(said.splitlines()), 10)
         data = (folder / "0002.png").read_bytes()
-        done = subprocess.run(**self.command("predict", "--input", "-") | {"text": False}, input=data, capture_output=True)
+        done = subprocess.run(
+            **self.command("predict", "--input", "-") | {"text": False}, input=data, capture_output=True
+        )
         self.assertIn(f"-: class {names[2]}".encode(), done.stdout)
 
     def test_texts(self):

@@ -10,8 +10,7 @@ from common.config.build import build_model
 from common.config.errors import UserError
 from common.deploy.predictor import Predictor
 from common.deploy.task import mask_picture, read_picture
-from common.state.file import read_checkpoint
-from common.state.weights import load_exactly
+from common.state.file import load_exactly, read_checkpoint
 from tests import needs_room
 from tests.tests_common.deploy.toy import CLASSES, DeployTest, draw_pictures
 

@@ -235,7 +235,10 @@ class TestBatcher(unittest.TestCase):
         futures = [self.first_is_running(predictor, batcher)] + [batcher.submit(self.sample(i)) for i in range(1, 10)]
         predictor.go.set()
         found = [future.exception(60) or future.result() for future in futures]
-        self.assertEqual([str(answer) if i == 7 else answer["value"] for i, answer in enumerate(found)], [0, 1, 2, 3, 4, 5, 6, "odd", 8, 9])
+        self.assertEqual(
+            [str(answer) if i == 7 else answer["value"] for i, answer in enumerate(found)],
+            [0, 1, 2, 3, 4, 5, 6, "odd", 8, 9],
+        )
         self.assertEqual(predictor.sizes, [1, 4, 4, 1])
 
     def test_large_ones_stay_apart(self):

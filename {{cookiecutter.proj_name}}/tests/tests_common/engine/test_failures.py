@@ -9,7 +9,7 @@ import torch
 
 from common.config.errors import RunError, UserError
 from common.data import make_loader
-from common.run.failures import explain
+from common.run.launch import explain
 from common.run.seed import seed_everything
 from common.state.checkpoint import find_newest
 from common.state.file import read_checkpoint

@@ -73,11 +73,11 @@ class TestTwoProcesses(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
 
-    def run_script(self, script, *words, expect=0):
+    def run_script(self, script, *args, expect=0):
         (self.folder / "script.py").write_text(textwrap.dedent(script))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-        command += [str(self.folder / "script.py"), *words]
+        command += [str(self.folder / "script.py"), *args]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, expect, done.stderr)
         return done

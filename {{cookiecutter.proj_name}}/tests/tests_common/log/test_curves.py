@@ -117,11 +117,16 @@ class TestCurves(unittest.TestCase):
     def test_pictures(self):
         image = torch.rand(3, 5, 7)
         self.curves.add_image("val", "guesses", image, 3, Path("guesses") / "a.png")
-        self.curves.add_image("val", "grey", image[:1], 3, Path("grey.png"))
-        self.assertEqual(set(self.read().Tags()["images"]), {"val/guesses", "val/grey"})
+        self.curves.add_image("val", "gray", image[:1], 3, Path("gray.png"))
+        self.assertEqual(set(self.read().Tags()["images"]), {"val/guesses", "val/gray"})
         pixels = np.asarray(Image.open(self.folder / "progress" / "val" / "guesses" / "a.png"))
         np.testing.assert_array_equal(pixels, (image * 255).round().byte().permute(1, 2, 0).numpy())
-        self.assertEqual(Image.open(self.folder / "progress" / "val" / "grey.png").size, (7, 5))
+        self.assertEqual(Image.open(self.folder / "progress" / "val" / "gray.png").size, (7, 5))
+
+    def test_what_is_no_picture_is_skipped(self):
+        for image in (torch.rand(4, 5, 7), torch.rand(5, 7), torch.rand(2, 3, 5, 7), np.zeros((3, 5, 7))):
+            self.curves.add_image("val", "guesses", image, 3, Path("a.png"))
+        self.assertEqual(list(self.folder.rglob("*.png")), [])
 
     def test_a_uint8_picture_is_recorded_as_it_is(self):
         image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)

@@ -37,7 +37,7 @@ class TestProgress(unittest.TestCase):
         console = io.StringIO()
         with contextlib.redirect_stderr(console):
             progress = Progress(total=3)
-            progress.show("loss 1")
+            progress.set_postfix_str("loss 1", refresh=False)
             progress.close()
-        self.assertIsNone(progress.update)
+        self.assertTrue(progress.disable)
         self.assertEqual(console.getvalue(), "")

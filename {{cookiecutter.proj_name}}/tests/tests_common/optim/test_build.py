@@ -118,21 +118,6 @@ class TestSchedules(unittest.TestCase):
     def test_warmup_alone(self):
         self.assert_rates(self.rates(6, warmup=2, warmup_factor=0.5), [0.5, 0.75, 1, 1, 1, 1])
 
-    def test_warmup_multi_step(self):
-        keys = {"milestones": [6, 4], "gamma": 0.1, "warmup_steps": 2, "warmup_factor": 0.5}
-        found = self.rates(7, lr_scheduler={"type": "WarmupMultiStepLR", **keys})
-        self.assert_rates(found, [0.5, 0.75, 1, 1, 0.1, 0.1, 0.01])
-
-    def test_warmup_cosine(self):
-        keys = {"warmup_steps": 2, "warmup_factor": 0.5, "min_factor": 0.2}
-        found = self.rates(11, lr_scheduler={"type": "WarmUpCosineLR", **keys})
-        expected = [0.2 + 0.8 * (1 + math.cos(math.pi * i / 8)) / 2 for i in range(9)]
-        self.assert_rates(found, [0.5, 0.75, *expected])
-
-    def test_poly(self):
-        found = self.rates(12, lr_scheduler={"type": "PolyLR", "power": 2.0, "min_factor": 0.01})
-        self.assert_rates(found, [max(0.01, (1 - i / 10) ** 2) for i in range(11)] + [0.01])
-
     def test_each_of_torchs_builds_or_is_refused_in_one_line(self):
         for name, cls in vars(lr_scheduler).items():
             if not (inspect.isclass(cls) and issubclass(cls, lr_scheduler.LRScheduler) and name[0] != "_"):

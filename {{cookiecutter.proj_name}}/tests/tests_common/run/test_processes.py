@@ -8,8 +8,7 @@ from unittest import mock
 
 from common.config.errors import UserError
 from common.config.schema import DistConfig
-from common.run.launch import wanted_processes
-from common.run.processes import adopt_slurm
+from common.run.launch import adopt_slurm, wanted_processes
 from tests.tests_common.engine import toy
 
 STEP = {

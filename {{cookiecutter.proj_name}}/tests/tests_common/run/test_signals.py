@@ -19,7 +19,6 @@ from common.run.signals import (
     end_with_parent,
     handling,
     ignore_child_exits,
-    unhandled,
 )
 from tests import slow
 
@@ -95,7 +94,7 @@ class TestHandling(unittest.TestCase):
         for number in (signal.SIGTERM, signal.SIGINT):
             child = os.fork()
             if child == 0:
-                with handling(lambda number: None), unhandled():
+                with handling(lambda number: None), handling(None):
                     os.kill(os.getpid(), number)
                 os._exit(0)
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), -number)

@@ -1,16 +1,18 @@
-"""Strategies of whole models: which suits which number of processes, and how they place and wrap a model."""
+"""Where data and models are, and in what precision they compute; strategies of whole models."""
 
 import unittest
+from collections import namedtuple
 
 import torch
 from torch import nn
 
 from common.config.errors import UserError
 from common.config.schema import Config, DistConfig, TrainerConfig
-from common.run.strategy import Strategy, choose_strategy, make_strategy, set_gradient_sync
+from common.run.strategy import Models, Strategy, choose_strategy, in_precision, make_strategy, move_to
 from tests.tests_common.processes import Net
 
 CPU = torch.device("cpu")
+Pair = namedtuple("Pair", ["left", "right"])
 
 
 class TestChoice(unittest.TestCase):
@@ -39,7 +41,11 @@ class TestOneProcess(unittest.TestCase):
         for name in ("none", "ddp"):
             self.assertIs(make_strategy(name, Config(), CPU).wrap(model), model)
         self.assertIs(Strategy().place(model, Config()), model)
-        set_gradient_sync([model], False)
+        models = Models(Config())
+        models.bare["main"] = model
+        models.wrap(Strategy("ddp"), mode=False)
+        models.sync_gradients(False)
+        self.assertIs(models.wrapped["main"], model)
         self.assertFalse(hasattr(model, "require_backward_grad_sync"))
 
     def test_data_parallel(self):
@@ -84,6 +90,32 @@ class TestActivationCheckpointing(unittest.TestCase):
     def test_a_model_without_blocks(self):
         with self.assertRaisesRegex(UserError, r"activation_checkpointing: needs a method blocks\(\) of Linear"):
             Strategy().place(nn.Linear(1, 1), self.CONFIG)
+
+
+class TestMove(unittest.TestCase):
+    """Nested data goes to a device; the meta device stands for any other."""
+
+    def test_nested(self):
+        data = {"a": [torch.ones(1), "text"], "b": Pair(torch.ones(2), 3), "c": (torch.ones(3), None)}
+        moved = move_to(data, torch.device("meta"))
+        self.assertEqual([moved["a"][0].device.type, moved["a"][1]], ["meta", "text"])
+        self.assertIsInstance(moved["b"], Pair)
+        self.assertEqual([moved["b"].left.device.type, moved["b"].right], ["meta", 3])
+        self.assertIsInstance(moved["c"], tuple)
+        self.assertEqual([moved["c"][0].shape, moved["c"][1]], [(3,), None])
+        self.assertEqual(data["a"][0].device.type, "cpu")
+
+
+class TestPrecision(unittest.TestCase):
+    """The dtype in which a function computes."""
+
+    def test_dtypes(self):
+        layer, cpu = torch.nn.Linear(2, 2), torch.device("cpu")
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            self.assertEqual(in_precision(layer, cpu, name)(torch.ones(1, 2)).dtype, dtype)
+
+    def test_fp32_is_the_function_itself(self):
+        self.assertIs(in_precision(len, torch.device("cpu"), "fp32"), len)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import common
-from common.config.rooms import has_room
+from common.config.registry import has_room
 from common.tools.moved import MOVED
 from tests import needs_room
 

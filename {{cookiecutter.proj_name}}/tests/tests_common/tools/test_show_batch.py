@@ -21,6 +21,11 @@ class Ones(ArrayDataset):
     def __init__(self, data_dir, masks=False):
         more = {"mask": torch.ones(20, 1, 4, 4)} if masks else {"label": torch.arange(20)}
         super().__init__(data_dir, image=torch.rand(20, 1, 4, 4), **more)
+
+@DATASET_REGISTRY.register()
+class Features(ArrayDataset):
+    def __init__(self, data_dir):
+        super().__init__(data_dir, image=torch.rand(20, 16), label=torch.rand(20, 3))
 """
 CONFIG = """
 batch_size: 16
@@ -39,8 +44,8 @@ class TestShowBatch(unittest.TestCase):
         (self.folder / "common").symlink_to(PROJECT / "common")
         (self.folder / "config.yaml").write_text(CONFIG)
 
-    def start(self, *words, expect=0):
-        command = [sys.executable, "-m", "common.tools.show_batch", *words]
+    def start(self, *args, expect=0):
+        command = [sys.executable, "-m", "common.tools.show_batch", *args]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         self.assertEqual(done.returncode, expect, done.stderr)
@@ -60,3 +65,6 @@ class TestShowBatch(unittest.TestCase):
         self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
         shown = self.start("--config", "config.yaml", "--split", "val", expect=2)
         self.assertEqual(shown, "show_batch: error: dataset.val: expected a section with a 'type', found nothing\n")
+        shown = self.start("--config", "config.yaml", "--dataset.val.type", "Features", "--split", "val", expect=2)
+        expected = "dataset.val: expected images (batch, channels, H, W), found (16, 16)"
+        self.assertEqual(shown, f"show_batch: error: {expected}\n")

@@ -5,6 +5,7 @@ import unittest
 from pathlib import Path
 
 import torch
+from loguru import logger
 from PIL import Image
 
 from common.vision.pictures import (
@@ -46,6 +47,44 @@ class TestBatches(unittest.TestCase):
     def test_other_tasks(self):
         self.assertEqual(draw_samples({"x": torch.zeros(1)}, {"logits": torch.zeros(1, 2)}, 1), {})
         self.assertEqual(draw_samples({"image": torch.zeros(1, 1, 2, 2)}, {"logits": torch.zeros(1, 2)}, 1), {})
+
+    def test_what_is_no_picture_is_named_once(self):
+        images, masks, label = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8), torch.tensor([0, 1])
+        guess, area = torch.rand(2, 5), torch.rand(2, 5, 8, 8)
+        cases = {
+            r"found \(2, 64\)": ({"image": torch.rand(2, 64), "label": label}, guess),
+            r"found \(2, 1, 4, 8, 8\)": ({"image": torch.rand(2, 1, 4, 8, 8), "label": label}, guess),
+            "found list": ({"image": ["a.jpg", "b.jpg"], "label": label}, guess),
+            r"found \(0, 3, 8, 8\)": ({"image": images[:0], "mask": masks[:0]}, area[:0]),
+            r"labels .* found \(2, 5\) and \(2, 5\)": ({"image": images, "label": guess > 0.5}, guess),
+            r"labels .* found \(2,\) and \(2,\)": ({"image": images, "label": label}, guess[:, 0]),
+            r"labels .* found list and \(2, 5\)": ({"image": images, "label": ["cat", "dog"]}, guess),
+            r"masks .* found \(2, 8, 8\) and \(2, 5, 4, 4\)": ({"image": images, "mask": masks}, area[..., ::2, ::2]),
+            r"masks .* found \(2, 4, 4\) and": ({"image": images, "mask": masks[:, :4, :4]}, area),
+            r"masks .* found \(2, 8, 8\) and \(2, 5\)": ({"image": images, "mask": masks}, guess),
+        }
+        for message, (batch, logits) in cases.items():
+            lines = []
+            handler = logger.add(lines.append, level="WARNING")
+            for _ in range(2):
+                self.assertEqual(draw_samples(batch, {"logits": logits}, 5), {}, message)
+            logger.remove(handler)
+            self.assertEqual(len(lines), 1)
+            self.assertRegex(lines[0], f"not drawn: .*{message}")
+
+    def test_any_number_of_channels(self):
+        for channels, shown in ((1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (4, [0, 1, 2]), (13, [0, 1, 2])):
+            images = torch.rand(2, channels, 64, 64)
+            self.assertTrue(as_pictures(images).equal(images[:, shown]))
+            batch = {"image": images, "mask": torch.zeros(2, 64, 64)}
+            self.assertEqual(draw_samples(batch, {"logits": torch.rand(2, 3, 64, 64)}, 2)["triplets"].shape[0], 3)
+            self.assertEqual(draw_sample({"image": images[0]}, {"logits": torch.rand(3)})["image"].shape, (3, 64, 64))
+
+    def test_numbers_that_are_no_class(self):
+        for dtype in (torch.uint8, torch.int64):
+            numbers = torch.tensor([[[0, 2], [255, 3]]], dtype=dtype)
+            self.assertEqual(color_classes(numbers, 3)[0, :, 1].tolist(), [[0.5, 0.5]] * 3)
+        self.assertEqual(color_classes(torch.tensor([[[-1]]]), 3).flatten().tolist(), [0.5] * 3)
 
     def test_ranges(self):
         self.assertTrue(as_pictures(torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)).allclose(torch.tensor(0.2)))

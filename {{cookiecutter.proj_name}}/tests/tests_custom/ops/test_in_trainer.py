@@ -8,7 +8,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from tests.tests_custom.ops.cases import built
+from tests.tests_custom.ops.cases import needs_built
 
 PROJECT = Path(__file__).parents[3]
 
@@ -53,11 +53,11 @@ SCRIPT = """
 """
 
 
-@built
+@needs_built("add_matrix", "scale_shift_relu")
 class TestInTrainer(unittest.TestCase):
     """The loss falls."""
 
-    def train(self, *words, processes=1):
+    def train(self, *args, processes=1):
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "script.py"
             script.write_text(textwrap.dedent(SCRIPT))
@@ -66,7 +66,7 @@ class TestInTrainer(unittest.TestCase):
                 start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
             environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
             done = subprocess.run(
-                [*start, str(script), *words, folder],
+                [*start, str(script), *args, folder],
                 env={**environment, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,

@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 
 from custom.ops import add_matrix as sum_module
-from custom.ops import new_op
+from custom.ops import library, new_op
 from custom.ops import scale_shift_relu as fused_module
 
 
@@ -42,6 +42,19 @@ class TestUnbuilt(unittest.TestCase):
             for _ in range(3):
                 sum_module.add_matrix(torch.ones(2), torch.ones(2), fallback=True)
         self.assertEqual(len(caught), 1)
+
+
+class TestNewBesideBuilt(unittest.TestCase):
+    """An operator that the library has not got yet does not keep the others from being imported."""
+
+    def test_it_counts_as_unbuilt(self):
+        fragment = torch.library.Library(library.NAMESPACE, "FRAGMENT")
+        fragment.define("of_the_test(Tensor x) -> Tensor")
+        with mock.patch.object(library, "load", return_value=True):
+            self.assertTrue(library.has("of_the_test"))
+            self.assertFalse(library.has("not_yet"))
+        with mock.patch.object(library, "load", return_value=False):
+            self.assertFalse(library.has("of_the_test"))
 
 
 class TestProgram(unittest.TestCase):

@@ -6,7 +6,7 @@ import unittest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tests.tests_custom.ops.cases import DEVICES, TYPES, built, layouts, shapes
+from tests.tests_custom.ops.cases import DEVICES, TYPES, layouts, needs_built, shapes
 from custom.ops.func import ScaleShiftReLU, scale_shift_relu, scale_shift_relu_reference
 
 
@@ -15,6 +15,9 @@ def make(device="cpu", dtype=torch.float64, rows=6, channels=4):
     torch.manual_seed(0)
     sizes = (rows, channels), (channels,), (channels,)
     return [torch.randn(size, dtype=dtype, device=device, requires_grad=True) for size in sizes]
+
+
+built = needs_built("scale_shift_relu")
 
 
 @built

@@ -1,4 +1,4 @@
-// scale_shift_relu on CUDA. Two-dimensional: a block is 32 channels wide, so that a warp reads neighbours, and 8 rows high.
+// scale_shift_relu on CUDA. Two-dimensional: a block is 32 channels wide, so that a warp reads neighbors, and 8 rows high.
 #include "launch.cuh"
 
 namespace {
