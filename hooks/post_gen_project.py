@@ -23,6 +23,7 @@ PARTS = {
     "digits": """
         custom/datasets/digits_dataset.py custom/metrics/accuracy_metric.py data/digits/README.md data/digits/digits.npz
         tests/tests_custom/test_digits_dataset.py tests/tests_custom/test_accuracy_metric.py
+        custom/tasks/classify_image.py tests/tests_custom/tasks/test_classify_image.py
     """,
     "classification": """
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
@@ -35,7 +36,10 @@ PARTS = {
         custom/datasets/shapes_dataset.py custom/losses/bce_dice_loss.py custom/metrics/pixel_accuracy_metric.py
         custom/models/unet_model.py custom/models/unet_plus_plus_model.py tests/tests_custom/test_carvana_dataset.py
         tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
-        tests/tests_custom/test_unets.py
+        tests/tests_custom/test_unets.py custom/tasks/segment_image.py tests/tests_custom/tasks/test_segment_image.py
+    """,
+    "text": """
+        custom/tasks/continue_text.py tests/tests_custom/tasks/test_continue_text.py
     """,
     "minimal": """
         configs/minimal.yaml configs/eval_minimal.yaml custom/models/linear_model.py
@@ -45,13 +49,14 @@ PARTS = {
 KEPT = {
     "classification": {"digits", "classification"},
     "segmentation": {"segmentation"},
-    "both": {"digits", "classification", "segmentation"},
+    "both": {"digits", "classification", "segmentation", "text"},
     "minimal": {"digits", "minimal"},
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
 # all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands
 # behind a package that only these rooms need.
 ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
+ROOMS["deploy"] += " predict.py export.py serve.py custom/tasks tests/tests_custom/tasks tests/browser.py"
 OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
 
@@ -105,7 +110,7 @@ def leave_out(missing):
         if lines[:1] != kept[:1] and lines[0].startswith("# room:"):
             path.unlink()
         elif kept != lines:
-            path.write_text("".join(kept), encoding="utf-8")
+            path.write_text(re.sub(r"\n{3,}", "\n\n", "".join(kept)), encoding="utf-8")
     lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not named_rooms(line, "for") or named_rooms(line, "for") - missing]
     Path("requirements.txt").write_text("".join(kept), encoding="utf-8")

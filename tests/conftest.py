@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
 EXAMPLES = ["classification", "segmentation", "both", "minimal"]
-ROOMS = ["sharding", "vision", "measures", "diagnose", "tools"]
+ROOMS = ["sharding", "vision", "measures", "diagnose", "tools", "deploy"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 
