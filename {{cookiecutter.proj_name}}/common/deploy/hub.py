@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,6 +19,7 @@ from common.state.checkpoint import find_checkpoint
 from common.state.experiment import describe_environment
 from common.state.file import read_plain
 
+_PLACE = ("split", "epoch", "step", "time")
 _OWN = ("dir", "model_pt", "resume", "debug")  # what concerns the machine it was trained on alone
 
 
@@ -77,48 +78,35 @@ def results_of(run: Path, checkpoint: Path) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
     for line in map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["split"] in ("val", "eval") and line["step"] == step:
-            place = ("split", "epoch", "step", "time")
-            results[line["split"]] = {key: value for key, value in line.items() if key not in place}
+            name = {"val": "validation", "eval": "evaluation"}[line["split"]]
+            results[name] = {key: value for key, value in line.items() if key not in _PLACE and value is not None}
     return results
 
 
 def _card(predictor: Predictor, results: dict[str, dict[str, float]], drawn: bool) -> str:
+    """Return the model card: ``card.md`` with the facts of a run; empty paragraphs are left out."""
     about, task = predictor.about, predictor.task
-    config, name = about.config, about.config.get("name", "model")
-    count = sum(value.numel() for value in predictor.model.parameters())
-    front = {"library_name": "pytorch", "tags": ["pytorch", "safetensors"]} | (
-        {"pipeline_tag": task.tag} if task.tag else {}
-    )
-    names = {"val": "validation", "eval": "evaluation"}
-    rows = [
-        f"| {names[split]} | {key} | {value:.4g} |" for split, part in results.items() for key, value in part.items()
-    ]
+    config, optim = about.config, about.config.get("optim") or {}
+    front = {"library_name": "pytorch", "tags": ["pytorch", "safetensors"]}
     data = {split: section for split, section in (config.get("dataset") or {}).items() if isinstance(section, dict)}
-    optim = config.get("optim") or {}
-    steps = f"{optim.get('type')}, learning rate {optim.get('lr')}, batches of {config.get('batch_size')}"
-    given = '"photo.jpg"' if task.accepts == "image" else '"Once upon a time"'
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n# {name}",
-        f"`{config['model'].get('type')}` with {count:,} parameters. {_first_line(task)}",
-        f"Classes: {', '.join(about.classes)}." if about.classes else "",
-        "## Use",
-        "In a copy of the project that trained it, with `pip install -r requirements.txt safetensors`:",
-        "```python\nfrom common.deploy.predictor import Predictor\n\n"
-        f'predictor = Predictor.from_checkpoint("path/to/this/folder")\nprint(predictor({given}))\n```',
-        f"On the command line: `python predict.py --model_pt path/to/this/folder --input {given}`.",
-        "## Results" if rows else "",
-        "\n".join(["| data | result | value |", "| --- | --- | --- |", *rows]) if rows else "",
-        "![Curves of the training](curves.png)" if drawn else "",
-        "## Data",
-        f"```yaml\n{yaml.safe_dump(data, sort_keys=False)}```",
-        "## Training",
-        f"{steps}. The whole config is in `config.json`, the versions are in `environment.txt`; the engine's is "
-        f"{about.engine or 'unknown'}.",
-        "## To be filled in",
-        "License; where the data comes from; what the model is meant for, and where it fails.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _first_line(task: Any) -> str:
-    return (type(task).__doc__ or "").strip().partition("\n")[0]
+    rows = [f"| {split} | {key} | {value:.4g} |" for split in results for key, value in results[split].items()]
+    predict, text = "python predict.py --model_pt path/to/this/folder --input", task.accepts == "text"
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    filled = card.format(
+        front=yaml.safe_dump(front | ({"pipeline_tag": task.tag} if task.tag else {}), sort_keys=False),
+        name=config.get("name", "model"),
+        model=config["model"].get("type"),
+        parameters=sum(value.numel() for value in predictor.model.parameters()),
+        says=(type(task).__doc__ or "").strip().partition("\n")[0],
+        classes=f"Classes: {', '.join(about.classes)}." if about.classes else "",
+        example='"Once upon a time"' if text else '"photo.jpg"',
+        command=f"echo 'Once upon a time' | {predict} -" if text else f"{predict} photo.jpg",
+        results="\n".join(["## Results\n\n| data | result | value |\n| --- | --- | --- |", *rows]) if rows else "",
+        curves="![Curves of the training](curves.png)" if drawn else "",
+        data=yaml.safe_dump(data, sort_keys=False),
+        optimizer=optim.get("type"),
+        lr=optim.get("lr"),
+        batch_size=config.get("batch_size"),
+        engine=about.engine or "unknown",
+    )
+    return re.sub(r"\n{3,}", "\n\n", filled)
