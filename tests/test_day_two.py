@@ -59,6 +59,8 @@ from common import METRIC_REGISTRY, MeanMetric
 class Hits(MeanMetric):
     """The share of right guesses."""
 
+    higher_is_better = True
+
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return whether each sample is right, bool (batch,)."""
         return output_dict["logits"].argmax(dim=1) == data_dict["label"]

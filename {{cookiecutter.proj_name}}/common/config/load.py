@@ -17,13 +17,16 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
+from common.config.console import protect_console
 from common.config.errors import UserError, closest, nearest
 from common.config.registry import open_room
 from common.config.schema import Config, Limit, OptimizerConfig, Section
+from common.config.secrets import HIDDEN, has_secrets, redact
 
 _hints = cache(partial(get_type_hints, include_extras=True))
 _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
+_MOST_VALUES = 1_000_000  # in a file
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
 
 
@@ -43,6 +46,7 @@ def load_config(argv: list[str] | None = None) -> Config:
     the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
     mistake is one line on stderr and exit code 2.
     """
+    protect_console()
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         _help_parser().parse_args(["--help"])  # which exits
@@ -83,11 +87,11 @@ def _load(argv: list[str]) -> Config:
 def _flags(argv: list[str]) -> dict[str, str]:
     """Return the text of each flag, in the order in which they were last given."""
     flags: dict[str, str] = {}
-    words = iter(argv)
+    words, flag = iter(argv), ""
     for word in words:
+        if not word.startswith("--") or word == "--" or word[2] == "=":
+            raise UserError(f"{redact(word, flag)}: expected a flag and its value, such as --optim.lr 3e-4")
         flag, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not flag:
-            raise UserError(f"{word}: expected a flag and its value, such as --optim.lr 3e-4")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise UserError(f"--{flag}: the value is missing")
         flag = "config" if flag == "configs" else flag
@@ -105,7 +109,7 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     for section in path:
         hint, inner = _child(hint, section), values.get(section)
         if not isinstance(inner, dict | NoneType):
-            raise WrongKey(key, f"{section} is {inner!r:.60}, not a section")
+            raise WrongKey(key, f"{section} is {_shown(inner, key)}, not a section")
         values[section] = dict(inner or {})  # a copy, since a YAML alias may have put one dict in two places
         values = values[section]
     values[name] = _parse(text, f"--{key}") if _child(hint, name) in _OPEN else text
@@ -121,7 +125,7 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     if not is_dataclass(hint) and hint not in _OPEN:
         return check_value(hint, value, key)
     if not isinstance(value, dict | NoneType):
-        raise WrongKey(key, f"expected keys below it, found {value!r:.60}")
+        raise WrongKey(key, f"expected keys below it, found {_shown(value, key)}")
     typed = {}
     for name, item in (value or {}).items():
         full_key = f"{key}.{name}" if key else f"{name}"
@@ -142,7 +146,12 @@ def check_value(hint: Any, value: Any, key: str) -> Any:
         typed = _converter(hint).parse_object({"value": value}, env=False).value
         if (optional and typed is None) or limit.fits(typed):
             return typed
-    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {value!r:.60}")
+    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {_shown(value, key)}")
+
+
+def _shown(value: Any, key: str) -> str:
+    """Return what an error shows of a value: its beginning, without secrets."""
+    return HIDDEN if isinstance(value, str) and has_secrets(value) else f"{redact(value, key)!r:.60}"
 
 
 @cache
@@ -177,7 +186,7 @@ def _check_best_metric(config: Config) -> None:
     for where, one in optimizers.items():
         watching[f"{where}.lr_scheduler"] = (one.lr_scheduler or {}).get("type") == "ReduceLROnPlateau"
     for key, watches in watching.items():
-        if watches and config.checkpoint.best_metric is None:
+        if watches and not config.checkpoint.best_metric:
             raise WrongKey(key, "needs checkpoint.best_metric, the validation result to watch")
 
 
@@ -185,14 +194,15 @@ def _from_file(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        known = [file.name for file in Path(path).parent.glob("*.[py]*")]
-        hint = f", {nearest(Path(path).name, known)}" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            hint = f", {nearest(Path(path).name, [file.name for file in Path(path).parent.glob('*.[py]*')])}"
         raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
     if path.endswith(".py"):
         text = open_room("tools.python_config", "--config").read_settings(path, _hints(Config), _Dumper)
     values = _parse(text, path)
     if not isinstance(values, dict | NoneType):
-        raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
+        raise UserError(f"{path}: expected keys and values, found {_shown(values, '')}")
     return values or {}
 
 
@@ -220,15 +230,34 @@ def _line(path: str, key: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error."""
+    """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error.
+
+    So are aliases of aliases that make a small file a huge config.
+    """
 
     def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), []
-        for key, _ in node.value:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' appears twice", problem_mark=key.start_mark)
-            seen.append((key.tag, key.value))
+            seen.add((key.tag, key.value))
         return node
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node and _count_values(node, {}) > _MOST_VALUES:
+            problem = f"its aliases make it more than {_MOST_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
+
+def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """Return the number of values in a node, with those that its aliases repeat."""
+    if node not in counts:
+        entries = () if isinstance(node, yaml.ScalarNode) else node.value
+        children = (child for entry in entries for child in (entry if isinstance(entry, tuple) else (entry,)))
+        counts[node] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[node]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -6,7 +6,9 @@ class (or one of torch's own), and the keys beside it are the arguments of that 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -22,23 +24,36 @@ class Limit(NamedTuple):
     fits: Callable[[Any], object] = lambda value: value is not None
 
 
-Positive = Annotated[int, Limit("a whole number from 1", lambda v: v >= 1)]
-NonNegative = Annotated[int, Limit("a whole number from 0", lambda v: v >= 0)]
+def _is_path(text: str) -> bool:
+    """Return whether file systems take a path, and leave room for what is written below it."""
+    parts = os.fsencode(text).split(b"/")  # which fails if the locale has no such characters
+    return b"\0" not in b"".join(parts) and max(map(len, parts)) <= 200 and sum(map(len, parts)) <= 2000
+
+
+Positive = Annotated[int, Limit("a whole number from 1 to 10^9", lambda v: 1 <= v <= 10**9)]
+NonNegative = Annotated[int, Limit("a whole number from 0 to 10^9", lambda v: 0 <= v <= 10**9)]
+Processes = Annotated[int, Limit("a whole number from 1 to 1000", lambda v: 1 <= v <= 1000)]
+Workers = Annotated[int, Limit("a whole number from 0 to 1000", lambda v: 0 <= v <= 1000)]
 PositiveFloat = Annotated[float, Limit("a number above 0", lambda v: 0 < v < inf)]
 NonNegativeFloat = Annotated[float, Limit("a number from 0", lambda v: 0 <= v < inf)]
-Interval = Annotated[list[int], Limit("two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1])]
+Interval = Annotated[
+    list[int], Limit("two iterations, such as [50, 60]", lambda v: len(v) == 2 and 0 <= v[0] < v[1] < 10**9)
+]
 Mode = Literal["reduce-overhead", "max-autotune"]
 Compile = Annotated[bool | Mode, Limit("true, false, reduce-overhead or max-autotune")]
 _GPUS = re.compile(r"-1|\d+(, ?\d+)*|\[\d+(, \d+)*\]")
 _SOME_GPUS = Limit("-1, 0 or several as in 0,1, or null", lambda v: v is None or _GPUS.fullmatch(str(v)))
 GpuIds = Annotated[int | list[int] | str | None, _SOME_GPUS]
-_FOLDER = Limit("text, a folder name such as mlp/run1", re.compile(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*").fullmatch)
+_IN = f"in {sys.getfilesystemencoding()}, with parts of up to 200 bytes"
+PathText = Annotated[str, Limit(f"text (in quotes), a path {_IN}", _is_path)]
+_FOLDER_NAME = re.compile(r"[\w{](?!.*\.\.)[^\0-\x1f\\]*")
+_FOLDER = Limit(f"text, a folder name such as mlp/run1 {_IN}", lambda v: _FOLDER_NAME.fullmatch(v) and _is_path(v))
 _SHARE = Limit(
     "a share above 0.0 up to 1.0, or a number of samples from 1", lambda v: 0 < v <= 1 or (type(v) is int and v > 0)
 )
 Share = Annotated[int | float, _SHARE]
 # What a data set's section may hold beside the arguments of its class and its transforms.
-LOADER_KEYS = dict(batch_size=Positive, worker=NonNegative, persistent_workers=bool, drop_last=bool, sample_rate=Share)
+LOADER_KEYS = dict(batch_size=Positive, worker=Workers, persistent_workers=bool, drop_last=bool, sample_rate=Share)
 
 
 @dataclass(frozen=True)
@@ -98,11 +113,11 @@ class DebugConfig:
 class DirConfig:
     """Where things are read and written."""
 
-    expr_dir: str = "experiments"
+    expr_dir: PathText = "experiments"
     """Folder of all experiments; a run writes to <expr_dir>/<name>."""
-    data_dir: str = "data"
+    data_dir: PathText = "data"
     """Root folder of all data sets."""
-    eval_dir: str = "results/{name}"
+    eval_dir: PathText = "results/{name}"
     """Where evaluate.py writes; {name} and {time} are filled in."""
 
 
@@ -110,7 +125,7 @@ class DirConfig:
 class DistConfig:
     """Several processes."""
 
-    nproc: Positive | None = None
+    nproc: Processes | None = None
     """Processes that train.py starts on this machine. null: one for each of several gpu_ids."""
     strategy: Literal["auto", "none", "dp", "ddp", "fsdp", "tp"] = "auto"
     """auto: ddp for several processes. dp: one process, several GPUs. fsdp: weights, gradients and optimizer state
@@ -170,7 +185,7 @@ class ProgressConfig:
     iter_save_checkpoint: NonNegative = 0
     """Keep a checkpoint also every so many iterations."""
     save_time: NonNegativeFloat = 1800.0
-    """Renew latest.pt after so many seconds."""
+    """Renew latest.pt after so many seconds. 0: never."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +199,13 @@ class CheckpointConfig:
     on_error: Literal["continue", "stop"] = "continue"
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
-    """Resume although loss, training data or steps have changed. A changed model or optimizer needs start_epoch 0."""
-    best_metric: str | None = None
-    """The validation result that selects best_<metric>.pt, and that early stopping and ReduceLROnPlateau watch."""
-    best_larger: bool = True
-    """Whether a larger best_metric is better."""
+    """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
+    model, schedule or type of optimizer needs start_epoch 0."""
+    best_metric: str | list[str] | None = None
+    """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
+    watch the first."""
+    best_larger: bool | None = None
+    """Whether a larger best_metric is better. null: no for losses, and what a metric says of itself."""
     keep_best: Positive = 1
     """How many of the best to keep. With more than 1 also as best_<metric>_iter_NNNNNN.pt."""
 
@@ -245,15 +262,15 @@ class Config:
 
     name: Annotated[str, _FOLDER] = "default"
     """Name of the experiment; {time} is filled in. An existing one is never overwritten."""
-    resume: str | None = None
+    resume: PathText | None = None
     """A checkpoint, an experiment's folder, or auto: resume the experiment of this name if it has a checkpoint."""
-    model_pt: str | None = None
+    model_pt: PathText | None = None
     """For evaluate.py: the checkpoint whose weights are evaluated."""
     gpu_ids: GpuIds = None
     """null: the best device available (CUDA, MPS, CPU). -1: CPU. 0 or 0,1,2,3: these GPUs."""
     batch_size: Positive = 32
     """Samples per batch and process, unless the data set's section has a batch_size of its own."""
-    worker: NonNegative = 0
+    worker: Workers = 0
     """Worker processes that load data, for each data set. In-memory data is fastest with 0."""
     debug: DebugConfig = field(default_factory=DebugConfig)
     dir: DirConfig = field(default_factory=DirConfig)

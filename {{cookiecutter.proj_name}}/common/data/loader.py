@@ -16,6 +16,7 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader
 
+from common.config.console import protect_console
 from common.data.dataset import PositionedBatchSampler, SampleReader, collate
 from common.run.distributed import get_data_size, let_threads_rest
 from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
@@ -82,6 +83,7 @@ def make_loader(
 
 def _start_worker(_number: int) -> None:
     """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
+    protect_console()  # where the worker is no fork of the trainer
     ForkingPickler.register(torch.Tensor, _hand_over)
     ignore_signals()
     end_with_parent(signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from common.log.console import add_log
+from common.log.console import add_log, despite_disk_errors
 
 
 def wait_for_device() -> None:
@@ -81,9 +81,10 @@ class StepProfile:
         wait_for_device()
         whole = time.perf_counter() - self._began
         self._profiler.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._profiler.export_chrome_trace(str(self._folder / "trace.json"))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = self._profiler.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60)
-        (self._folder / "operations.txt").write_text(table, encoding="utf-8")
+        with despite_disk_errors():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._profiler.export_chrome_trace(str(self._folder / "trace.json"))
+            (self._folder / "operations.txt").write_text(table, encoding="utf-8")
         return {**self._seconds, rest: max(0.0, whole - sum(self._seconds.values()))}

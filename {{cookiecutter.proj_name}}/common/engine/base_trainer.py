@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
 from common.log import activations
 from common.log.best import BestTracker
-from common.log.console import add_log
+from common.log.console import add_log, despite_disk_errors
 from common.log.curves import Curves
 from common.log.metric import Meters, MetricSet
 from common.optim.step import EMA, OptimizerStep
@@ -85,7 +86,8 @@ class TrainerBase(metaclass=ABCMeta):
     """The parts of a training by name, its steps and hooks, and its validation."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]  # by optimizer; these three are made in prepare()
+    steps: dict[str, OptimizerStep]  # by optimizer; these four are made in prepare()
+    trackers: list[BestTracker]  # one for each checkpoint.best_metric
     curves: Curves
     _val_step: Callable[[int, int, dict], tuple[dict, dict]]
 
@@ -100,8 +102,6 @@ class TrainerBase(metaclass=ABCMeta):
         self.tester: BaseTester | None = None
         self.counters, self.agenda = Counters(), Agenda(config.progress)
         self.stop, self.meters = StopControl(config), Meters()
-        keep, patience, delta = config.checkpoint, config.trainer.early_stop, config.trainer.early_stop_delta
-        self.best = BestTracker(keep.best_metric, keep.best_larger, patience, delta, keep.keep_best)
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
@@ -142,6 +142,11 @@ class TrainerBase(metaclass=ABCMeta):
     def optimizer(self) -> Optimizer:
         """The optimizer that is registered without a name."""
         return self.optimizers[MAIN]
+
+    @property
+    def best(self) -> BestTracker:
+        """What follows the first ``checkpoint.best_metric``."""
+        return self.trackers[0]
 
     @property
     def device(self) -> torch.device:
@@ -248,21 +253,21 @@ class TrainerBase(metaclass=ABCMeta):
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
         if not self.val_loader:  # none, or an empty one
             return
-        best, agenda, total = self.best, self.agenda, self.total_iterations
+        agenda, total = self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
         with self._evaluating():
             summary_dict = self._validate(self.val_loader, epoch)
-        is_best = best.update(summary_dict)
+        improved = [best for best in self.trackers if best.update(summary_dict)]
         self.curves.add_scalars("val", summary_dict, epoch, total)
         add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
         for step in self.steps.values():
-            step.step_plateau(summary_dict.get(best.metric or ""))
-        if is_best:
-            agenda.keep.append(f"best_{best.metric}")
-        name = f"best_{best.metric}_iter_{total:06d}"
-        dropped = {*best.rank(summary_dict, name)}
-        agenda.keep += {name} - dropped
-        agenda.drop += sorted(dropped - {name})
+            step.step_plateau(summary_dict.get(self.best.metric or ""))
+        agenda.keep += [best.file for best in improved]
+        for best in self.trackers:
+            name = f"{best.file}_iter_{total:06d}"
+            dropped = {*best.rank(summary_dict, name)}
+            agenda.keep += {name} - dropped
+            agenda.drop += sorted(dropped - {name})
 
     def _validate(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         draws = self.config.progress.save_progress_val
@@ -284,11 +289,32 @@ class TrainerBase(metaclass=ABCMeta):
         self.after_val_epoch(epoch, summary_dict)
         return summary_dict
 
+    def check_best_metrics(self) -> None:
+        """Raise a UserError if no validation gives a ``best_metric``; try its first batch if need be. Collective.
+
+        A hook that is overridden may add to the results: then the first validation has to tell.
+        """
+        own = (self.after_val_step, self.after_val_epoch)
+        unchanged = (TrainerBase.after_val_step, TrainerBase.after_val_epoch)
+        metrics = self.metric.directions()
+        unknown = [best for best in self.trackers if best.metric and best.metric not in metrics]
+        if not unknown or not self.val_loader or any(getattr(hook, "__func__", None) not in unchanged for hook in own):
+            return
+        transform = getattr(self.val_loader, "transform_batch", None)
+        with self._evaluating():
+            self.before_val_epoch(self.epoch)
+            for data_dict in islice(on_device(self.val_loader, self.device), 1):
+                data_dict = transform(data_dict) if transform else data_dict
+                self.before_val_step(self.epoch, 0, data_dict)
+                _, result_dict = self._val_step(self.epoch, 0, data_dict)
+                for best in unknown:
+                    best.check({**result_dict, **metrics})
+
     def run_evaluation(self) -> None:
         """Run the tester with the present weights, and record the results; it writes to ``eval/``."""
         if self.tester is None:
             return
-        self.tester.stop = self.stop
+        self.tester.stop, self.tester.guard = self.stop, despite_disk_errors
         with self._evaluating():
             summary_dict = self.tester.run(self.session.folder / "eval" / f"epoch_{self.epoch:03d}")
         self.curves.add_scalars("eval", summary_dict, self.epoch, self.total_iterations)

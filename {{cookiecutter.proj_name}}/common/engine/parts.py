@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
 from common.run.distributed import gather, get_data_size, get_world_size
@@ -53,9 +54,28 @@ def _check_plateau(trainer: Trainer, scheduler: ReduceLROnPlateau, where: str) -
     checkpoint = trainer.config.checkpoint
     if checkpoint.best_metric is None or trainer.val_loader is None:
         raise UserError(f"{where}.lr_scheduler: ReduceLROnPlateau needs checkpoint.best_metric and dataset.val")
-    mode = "max" if checkpoint.best_larger else "min"
+    mode = "max" if trainer.best.larger else "min"
     if scheduler.mode != mode:
-        raise UserError(f"{where}.lr_scheduler.mode: expected {mode}, as best_larger says, found {scheduler.mode}")
+        metric = trainer.best.metric
+        raise UserError(f"{where}.lr_scheduler.mode: expected {mode}, as is best for {metric}, found {scheduler.mode}")
+
+
+def make_trackers(trainer: Trainer) -> list[BestTracker]:
+    """Return what follows each ``checkpoint.best_metric``; raise a UserError if nobody knows when one is better."""
+    config, keep = trainer.config.trainer, trainer.config.checkpoint
+    names: list[Any] = keep.best_metric if isinstance(keep.best_metric, list) else [keep.best_metric]
+    losses = [*trainer.config.loss, *(part_name("loss", name) for name in trainer.optimizers)]
+    known: dict[Any, bool | None] = {**dict.fromkeys(losses, False), **trainer.metric.directions()}
+    trackers = []
+    for name in names or [None]:
+        larger = known.get(name) if keep.best_larger is None else keep.best_larger
+        if larger is None and name and trainer.val_loader:
+            hint = nearest(name, known)
+            raise UserError(f"checkpoint.best_larger: is a larger '{name}' better? Expected true or false; {hint}")
+        if known.get(name) not in (None, larger):
+            add_log(f"checkpoint.best_larger: {larger} keeps the worst {name}".lower(), "WARNING")
+        trackers.append(BestTracker(name, bool(larger), config.early_stop, config.early_stop_delta, keep.keep_best))
+    return trackers
 
 
 def take_weights(trainer: Trainer, checkpoint: Path) -> None:
@@ -65,6 +85,15 @@ def take_weights(trainer: Trainer, checkpoint: Path) -> None:
         for line in load_matching(model, weights, str(checkpoint), trainer.session.strategy):
             add_log(line, "WARNING")
     add_log(f"fine-tuning from the weights of {checkpoint}")
+
+
+def resume(trainer: Trainer, checkpoint: Path) -> None:
+    """Restore every part from a checkpoint; optimizers' arguments that the config has changed keep their new values."""
+    fresh = {name: [dict(group) for group in optimizer.param_groups] for name, optimizer in trainer.optimizers.items()}
+    trainer.checkpointer.load(checkpoint)
+    for name, argument in sorted(trainer.checkpointer.parts["continuity"].changed_arguments, key=str):
+        trainer.steps[name or MAIN].take_argument(argument, fresh[name or MAIN])
+    add_log(f"resuming from {checkpoint}")
 
 
 def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
@@ -86,7 +115,12 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}
-    parts |= {"trainer": trainer, "meters": trainer.meters, "selection": trainer.best, "monitor": trainer.curves}
+    parts |= {
+        "trainer": trainer,
+        "meters": trainer.meters,
+        "selection": Trackers(trainer.trackers),
+        "monitor": trainer.curves,
+    }
     parts["random"] = RandomState()
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
     about = describe_run(trainer.config, trainer.train_loader)
@@ -124,9 +158,12 @@ def _count(loader: Any) -> str:
 
 def closing_summary(trainer: Trainer, began: float) -> None:
     """Log the best result and its checkpoint, the time since ``began`` (``perf_counter``) and where everything is."""
-    checkpoints, best = trainer.session.folder / "checkpoints", trainer.best
-    if best.best is not None:
-        add_log(f"best         {best.metric} {best.best:.4f}, in {checkpoints / f'best_{best.metric}.pt'}")
+    checkpoints = trainer.session.folder / "checkpoints"
+    for best in trainer.trackers:
+        if best.best is not None:
+            is_lost = best.file in trainer.checkpointer.unwritten
+            where = "whose checkpoint could not be written" if is_lost else f"in {checkpoints / best.file}.pt"
+            add_log(f"best         {best.metric} {best.best:.4f}, {where}")
     add_log(f"final        {checkpoints / 'final.pt'}")
     add_log(f"time         {time.perf_counter() - began:.1f} s for {trainer.total_iterations:,} iterations")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class BaseTester(metaclass=ABCMeta):
     def __init__(self, config: Config, session: Session):
         self.config, self.session, self.device = config, session, session.device
         self.metric = MetricSet({})
+        self.guard: Callable[[], AbstractContextManager] = nullcontext  # around what writes files
         self.folder = session.folder
         self.rows: list[dict[str, Any]] = []
 
@@ -85,7 +87,8 @@ class BaseTester(metaclass=ABCMeta):
         ``summary.csv`` with each mean and metric, ``samples.csv`` with a line a case, and the metrics' figures.
         """
         self.folder, self.rows = folder or self.session.folder, []
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.guard():
+            self.folder.mkdir(parents=True, exist_ok=True)
         test_step = in_precision(self.test_step, self.device, self.config.trainer.precision)
         counted = itertools.count()
         numbers_at = getattr(getattr(self.test_loader, "batch_sampler", None), "places_at", lambda iteration: counted)
@@ -102,13 +105,15 @@ class BaseTester(metaclass=ABCMeta):
             for (data, output), number in zip(cases, numbers_at(iteration), strict=False):
                 result_dict = self.eval_step(iteration, data, output)
                 self.rows.append({"sample": number, **result_dict})
-                self.after_test_step(iteration, data, output, result_dict)
+                with self.guard():
+                    self.after_test_step(iteration, data, output, result_dict)
                 yield result_dict, 1
 
         with evaluating([self.model]):
             self.before_test_epoch()
             summary_dict = evaluate(self.test_loader, self.device, step, self.metric, self.stop)
-            self.after_test_epoch(summary_dict)
+            with self.guard():
+                self.after_test_epoch(summary_dict)
         self._write(summary_dict)
         return summary_dict
 
@@ -123,11 +128,12 @@ class BaseTester(metaclass=ABCMeta):
         ]
         rows = sorted((row for part in gather_data(plain) for row in part), key=lambda row: row["sample"])
         if get_rank() == 0:
-            find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
-            write_tables(self.folder, summary_dict, rows, find_path)
-            for name, figure in self.metric.draw().items():
-                figure.savefig(self.folder / f"{name}.png", dpi=150)
-            add_log(f"eval | written to {self.folder}")
+            with self.guard():
+                find_path = getattr(self.test_loader.dataset, "path", lambda number: None)
+                write_tables(self.folder, summary_dict, rows, find_path)
+                for name, figure in self.metric.draw().items():
+                    figure.savefig(self.folder / f"{name}.png", dpi=150)
+                add_log(f"eval | written to {self.folder}")
 
 
 class SingleTester(BaseTester):

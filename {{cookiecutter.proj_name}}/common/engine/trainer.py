@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
-from common.config.errors import UserError, nearest
+import torch
+
+from common.config.errors import RunError, UserError, nearest
 from common.config.registry import open_room
 from common.data.loader import stop_workers
 from common.engine import parts
@@ -45,7 +47,8 @@ class Trainer(TrainerBase):
     an epoch is ``progress.iters_per_epoch`` iterations.
 
     Several models, optimizers and schedules are registered by name. ``result_dict["loss"]`` is then a dict with a loss
-    for each optimizer, and each loss reaches only the parameters of its optimizer.
+    for each optimizer, and each loss reaches only the parameters of its optimizer. Where one step is to see another's
+    new weights, call ``step(name, loss)`` within ``train_step``.
     """
 
     inspector: Any = None  # of the room diagnose, where debug asks for it
@@ -68,23 +71,26 @@ class Trainer(TrainerBase):
                 if named is error:
                     raise
                 raise named from error
+            self.checkpointer.wait(is_last=True)
         parts.closing_summary(self, began)
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
+        self.trackers = parts.make_trackers(self)
         parts.check_registered(self)
         config, session = self.config, self.session
         if session.checkpoint and not session.goes_on:
             parts.take_weights(self, session.checkpoint)
-        self.forms.wrap(session.strategy, config.trainer.compile)
+        self.forms.wrap(session.strategy, config.trainer.compile, len(self.optimizers) == 1)
         self.batches, self.steps = self.training_batches(), parts.make_steps(self)
+        self._stepped: dict[str, torch.Tensor] = {}  # the losses of this iteration's calls of step(), by optimizer
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
+        self.check_best_metrics()
         self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
-            self.checkpointer.load(session.checkpoint)
-            add_log(f"resuming from {session.checkpoint}")
+            parts.resume(self, session.checkpoint)
         back_up(config, session.folder, self.device)
         look_at_space(session.folder, self.forms.bare.values(), config.checkpoint.on_error == "stop")
         self.progress = Progress(config.progress.epoch * self.batches.per_epoch, self.total_iterations)
@@ -101,6 +107,9 @@ class Trainer(TrainerBase):
             self._train_epoch(counters.epoch)
             self._run_due_tasks()
             self._agree()
+        if counters.epoch < progress.epoch:
+            best = f"{self.best.metric} {self.best.best:.4g}" if self.best.best is not None else "any result"
+            add_log(f"early stop after {self.config.trainer.early_stop} validations no better than {best}")
         self._save("final")
 
     def _train_epoch(self, epoch: int) -> None:
@@ -154,8 +163,9 @@ class Trainer(TrainerBase):
             self.inspector.after_backward(epoch, iteration)
         self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
         if closes_window:
-            for step in self.steps.values():
-                step.step((epoch, iteration))
+            for name, step in self.steps.items():
+                if name not in self._stepped:
+                    step.step((epoch, iteration))
         if self.inspector:
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
@@ -173,20 +183,50 @@ class Trainer(TrainerBase):
             self._step_schedulers()
         if activations.tensors:
             activations.clear()
+        if self._stepped:
+            self._stepped = {}
+
+    def step(self, name: str, loss: torch.Tensor) -> None:
+        """Make a step of the optimizer ``name`` within ``train_step``: what comes after it sees the new weights.
+
+        Its gradients are gone afterwards. The step does all that a returned loss brings about: accumulation, scaling,
+        the check for values that are not finite, clipping, schedule, average of the weights, and the log. Of several
+        batches that are accumulated, the last one makes the step.
+
+        Raises:
+            UserError: There is no such optimizer, it has had a loss of this accumulated batch, or this is a validation.
+        """
+        if self.forms.active is not self.forms.wrapped:
+            raise UserError(f"step('{name}'): only train_step makes steps, found a validation")
+        if name not in self.steps:
+            raise UserError(f"step('{name}'): no such optimizer, {nearest(name, self.steps)}")
+        if name in self._stepped and self.config.trainer.accumulate > 1:
+            raise UserError(f"step('{name}'): twice for one batch, which trainer.accumulate cannot add up; set it to 1")
+        step, (closes_window, weight, _) = self.steps[name], self.batches.window(self.iteration)
+        self._stepped[name] = loss.detach()
+        with torch.autocast(self.device.type, enabled=False):
+            step.backward(loss if weight is None else loss * weight, closes_window)
+        if closes_window:
+            step.step((self.epoch, self.iteration))
+            torch.clear_autocast_cache()  # which has the old weights
+            if not self.batches.by_epoch:
+                step.step_scheduler()
 
     def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
         """Differentiate the loss, or with several optimizers each one's own."""
-        if "loss" not in result_dict:
+        if "loss" not in result_dict and not self._stepped:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
-        losses = result_dict["loss"]
+        losses = result_dict.get("loss", {})
         if isinstance(losses, dict):
-            result_dict |= {part_name("loss", name): loss for name, loss in losses.items()}
+            result_dict |= {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
         else:
             losses = {MAIN: losses}
         last = len(losses) - 1
         for i, (name, loss) in enumerate(losses.items()):
             if name not in self.steps:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
+            if name in self._stepped:
+                raise UserError(f"train_step: a 'loss' for optimizer '{name}', which has made its step; leave one out")
             self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
@@ -247,8 +287,14 @@ class Trainer(TrainerBase):
         """Save the state if it is sound and all ranks are here, and say how to resume."""
         reason = f"{error.name} came" if isinstance(error, Interrupted) else "the run ended with an error"
         if self.stop.may_save(error):
-            self._save("latest")
-            self.checkpointer.wait()
+            try:
+                self._save("latest")
+                self.checkpointer.wait(is_last=True)
+            except RunError as failure:
+                if isinstance(error, Interrupted):
+                    raise
+                add_log(f"{reason}, and {failure}", "ERROR")
+                return
             barrier()  # so that no rank leaves while another still needs it
             add_log(f"{reason}: saved after {self._place()}; --resume {self.session.folder} goes on", "WARNING")
         else:

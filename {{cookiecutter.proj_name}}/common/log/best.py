@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.config.errors import UserError, nearest
@@ -18,7 +18,8 @@ class BestTracker:
     """
 
     def __init__(self, metric: str | None, larger: bool = True, patience: int = 0, min_delta: float = 0, keep: int = 1):
-        self.metric, self._sign = metric, 1.0 if larger else -1.0
+        self.metric, self.larger, self._sign = metric, larger, 1.0 if larger else -1.0
+        self.file = f"best_{metric}".replace("/", "_")  # the name of its checkpoint
         self._patience, self._min_delta, self._places = patience, min_delta, keep if keep > 1 else 0
         self.best: float | None = None
         self.top: list[tuple[float, str]] = []
@@ -34,15 +35,20 @@ class BestTracker:
         """Take in a validation's summary and return whether it is the best so far."""
         if self.metric is None:
             return False
-        if self.metric not in summary:
-            hint = nearest(self.metric, summary)
-            raise UserError(f"checkpoint.best_metric: no '{self.metric}' in the validation, {hint}")
+        self.check(summary)
         score, self._stale = summary[self.metric], self._stale + 1
         if self._is_better(score, self._reference, self._min_delta):
             self._reference, self._stale = score, 0
         is_best = self._is_better(score, self.best)
         self.best = score if is_best else self.best
         return is_best
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise a UserError if the metric is not among the names of a validation's results."""
+        if self.metric is not None and self.metric not in (names := [*names]):
+            raise UserError(
+                f"checkpoint.best_metric: no '{self.metric}' in the validation, {nearest(self.metric, names)}"
+            )
 
     def rank(self, summary: Mapping[str, float], name: str) -> list[str]:
         """Rank a validation among the best by the name of its checkpoint, and return the names that dropped out."""
@@ -67,3 +73,21 @@ class BestTracker:
         if state["metric"] == self.metric:
             self.best, self._reference, self._stale = state["best"], state["reference"], state["stale"]
             self.top = [(score, name) for score, name in state["top"]]
+
+
+class Trackers:
+    """The trackers of several metrics as one part of a checkpoint, each of which finds its own state there."""
+
+    def __init__(self, trackers: Sequence[BestTracker]):
+        self._trackers = trackers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the first, and with it those of the others."""
+        first, *others = [tracker.state_dict() for tracker in self._trackers]
+        return {**first, "others": others}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from ``state_dict``; metrics that are new start afresh."""
+        for saved in [state, *state.get("others", [])]:
+            for tracker in self._trackers:
+                tracker.load_state_dict(saved)

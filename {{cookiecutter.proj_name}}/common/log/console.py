@@ -1,19 +1,26 @@
 """What rank 0 shows of a run: one log on the console and in ``train.log``, and a progress bar."""
 
+import errno
 import sys
 import time
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 from tqdm import tqdm
 
+from common.config.errors import RunError
 from common.config.secrets import hide
 from common.run.distributed import get_rank
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOENT")
+DISK_ERRORS = {getattr(errno, name, None) for name in _DISK}
 _LINE = "{level: <7} | {message}"
+_complained: dict[str, float] = {}  # when, by what about
 
 
 def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
@@ -36,7 +43,8 @@ def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
         filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
     )
     if file is not None:
-        logger.add(file, level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE)
+        write, form = GrowingFile(file).write, "{time:YYYY-MM-DD HH:mm:ss} | " + _LINE
+        logger.add(lambda line: write(line.encode(errors="backslashreplace")), level="DEBUG", format=form)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
@@ -44,6 +52,60 @@ def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
     if level.upper() not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, found {level!r}")
     logger.bind(in_bar=in_bar).opt(depth=1).log(level.upper(), "{}", message)
+
+
+def complain(about: str, text: str) -> None:
+    """Show on the console that something cannot be written, at most once a minute for each subject."""
+    now = time.monotonic()
+    if now - _complained.get(about, -60) >= 60:
+        _complained[about] = now
+        with suppress(OSError):  # of a console that is not protected
+            tqdm.write(f"{datetime.now():%H:%M:%S} | ERROR   | {text}", file=sys.stderr)
+
+
+@contextmanager
+def despite_disk_errors() -> Iterator[None]:
+    """Go on with the run if what is inside the ``with`` cannot write a file, such as a picture, to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        complain("records", f"{error.filename or 'a picture or table'}: {error.strerror}; training goes on without it")
+
+
+class GrowingFile:
+    """A file that is appended to. What cannot be written, such as to a full disk, waits in memory until it can be."""
+
+    def __init__(self, path: Path):
+        self._path, self._waiting = path, b""
+        self._file: Any = None
+        self.write(b"")
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._waiting += data
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("ab", buffering=0)
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            complain("records", f"{self._path}: {error.strerror}; what is recorded waits until it can be written")
+
+    @property
+    def size(self) -> int:
+        """Bytes, with those that wait."""
+        return (self._file.tell() if self._file else 0) + len(self._waiting)
+
+    def close(self) -> None:
+        """Close the file. Raise a RunError if something still waits, unless another error is on its way."""
+        self.write(b"")
+        if self._file:
+            self._file.close()
+        if self._waiting and sys.exc_info()[0] is None:
+            raise RunError(f"{self._path}: {len(self._waiting):,} bytes at its end could not be written")
 
 
 class Progress(tqdm):
@@ -68,5 +130,5 @@ class Progress(tqdm):
 
     def describe(self) -> str:
         """Return the last measurement and the remaining time: ``412 it/s, data 4%, eta 0:01:05``."""
-        left = timedelta(seconds=round((self.total - self._marked) / max(self._speed, 1e-9)))
+        left = timedelta(seconds=round(min((self.total - self._marked) / max(self._speed, 1e-9), 1e12)))
         return f"{self._speed:.3g} it/s, data {self._share:.0%}, eta {left}"

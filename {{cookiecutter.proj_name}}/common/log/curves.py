@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,10 +20,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import image as image_summary
 
-from common.log.console import add_log
+from common.log.console import GrowingFile, add_log, despite_disk_errors
 from common.run.distributed import master_only
 
 _JSON = "metrics.jsonl"
+# Other writers' files have the host where the nine digits are.
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.(\d{9})\..*")
 
 
 class Curves:
@@ -35,7 +38,7 @@ class Curves:
     def __init__(self, folder: Path):
         self._folder = folder
         self._step, self._sizes = -1, {}
-        self._files: dict[str, _GrowingFile] = {}
+        self._files: dict[str, GrowingFile] = {}
 
     @master_only
     def add_scalars(self, split: str, values: Mapping[str, float], epoch: int, step: int) -> None:
@@ -62,8 +65,9 @@ class Curves:
         self._write(summary, step)
         if file is not None:
             path = self._folder / "progress" / split / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(summary.value[0].image.encoded_image_string)
+            with despite_disk_errors():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(summary.value[0].image.encoded_image_string)
 
     @master_only
     def add_figure(self, split: str, name: str, figure: Any, step: int) -> None:
@@ -96,45 +100,21 @@ class Curves:
 
     def _open(self) -> None:
         """Cut the old files back, and start a new event file, which tells a running TensorBoard of the cut."""
-        (self._folder / "event").mkdir(parents=True, exist_ok=True)
-        for path in (self._folder / _JSON, *self._folder.glob("event/*tfevents*")):
-            size = self._sizes.get(path.relative_to(self._folder).as_posix(), 0)
-            if size == 0:
+        now = time.time_ns()
+        for path in (self._folder / _JSON, *self._folder.glob("event/*")):
+            size, own = self._sizes.get(path.relative_to(self._folder).as_posix(), 0), _EVENTS.fullmatch(path.name)
+            if size == 0 and (own or path.name == _JSON):
                 path.unlink(missing_ok=True)
-            elif path.exists() and path.stat().st_size > size:
+            elif size > 0 and path.exists() and size < path.stat().st_size:
                 os.truncate(path, size)
-        second, fraction = divmod(time.time_ns(), 10**9)
-        name = f"event/events.out.tfevents.{second}.{fraction:09}.{socket.gethostname()}"
-        self._files = {key: _GrowingFile(self._folder / key) for key in (_JSON, name)}
+            if own:  # TensorBoard reads in the order of names, and the clock may have been set back
+                now = max(now, int(own[1] + own[2]) + 1)
+        name = f"event/events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{socket.gethostname()}"
+        self._files = {key: GrowingFile(self._folder / key) for key in (_JSON, name)}
         self._events = RecordWriter(self._files[name])
         restart = SessionLog(status=SessionLog.START)
         self._events.write(Event(file_version="brain.Event:2", wall_time=time.time()).SerializeToString())
         self._events.write(Event(session_log=restart, step=self._step + 1).SerializeToString())
-
-
-class _GrowingFile:
-    """A file that is appended to. What does not fit on a full disk waits in memory until there is room."""
-
-    def __init__(self, path: Path):
-        self._path, self._file, self._waiting = path, path.open("ab", buffering=0), b""
-
-    def write(self, data: bytes) -> None:
-        was_full = bool(self._waiting)
-        self._waiting += data
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-        except OSError as error:
-            if not was_full:
-                add_log(f"{self._path}: {error.strerror}; what is recorded waits until there is room", "ERROR")
-
-    @property
-    def size(self) -> int:
-        return self._file.tell() + len(self._waiting)
-
-    def close(self) -> None:
-        self.write(b"")
-        self._file.close()
 
 
 def write_tables(folder: Path, summary: dict[str, float], rows: list[dict], find_path: Callable[[int], Any]) -> None:

@@ -99,6 +99,9 @@ def _means(sums: Sums) -> dict[str, float]:
 class BaseMetric(ABC):
     """A metric over a whole set that counts each sample once, on all ranks together."""
 
+    higher_is_better: bool | None = None
+    """Set it in your class; None: ``checkpoint.best_larger`` has to tell where it selects the best checkpoint."""
+
     @abstractmethod
     def reset(self) -> None:
         """Forget all batches."""
@@ -163,6 +166,10 @@ class MetricSet:
     def compute(self) -> dict[str, float]:
         """Return each metric's value by name. Collective."""
         return {name: metric.compute() for name, metric in self._metrics.items()}
+
+    def directions(self) -> dict[str, bool | None]:
+        """Return ``higher_is_better`` of each metric, by name."""
+        return {name: getattr(metric, "higher_is_better", None) for name, metric in self._metrics.items()}
 
     def draw(self) -> dict[str, Any]:
         """Return the matplotlib figures of the metrics that have one, by name."""

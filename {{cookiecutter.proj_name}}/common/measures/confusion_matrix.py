@@ -36,6 +36,7 @@ class ConfusionMatrix(TorchMetric):
         from torchmetrics.classification import MulticlassConfusionMatrix
 
         super().__init__(MulticlassConfusionMatrix(num_classes), input_name)
+        self.higher_is_better = True
         self.names = names or [str(number) for number in range(num_classes)]
         if len(self.names) != num_classes:
             raise ValueError(f"names: expected {num_classes}, one a class, found {len(self.names)}")

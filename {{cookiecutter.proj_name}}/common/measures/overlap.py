@@ -23,6 +23,8 @@ class _Overlap(MeanMetric):
         input_name: Names of the logits, (batch, classes, H, W) or (batch, 1, H, W), and of the class numbers.
     """
 
+    higher_is_better = True
+
     def __init__(
         self, num_classes: int = 2, include_background: bool = False, input_name: Sequence[str] = ("logits", "mask")
     ):

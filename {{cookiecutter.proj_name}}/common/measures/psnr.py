@@ -21,6 +21,8 @@ class PSNR(MeanMetric):
         input_name: Names of the prediction and of the truth, both (batch, ...), float.
     """
 
+    higher_is_better = True
+
     def __init__(self, data_range: float = 1.0, input_name: Sequence[str] = ("image_pred", "image")):
         from torchmetrics.functional.image import peak_signal_noise_ratio
 

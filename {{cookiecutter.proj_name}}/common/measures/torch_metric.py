@@ -29,6 +29,7 @@ class TorchMetric(BaseMetric):
         metric.distributed_available_fn = is_distributed
         metric.dist_sync_fn = _gather
         self.metric, self.input_name = metric, input_name
+        self.higher_is_better = metric.higher_is_better
 
     def inputs(self, output_dict: dict, data_dict: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Return prediction and truth of a batch, as the metric expects them."""

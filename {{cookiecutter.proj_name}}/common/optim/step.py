@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
@@ -28,7 +30,7 @@ class OptimizerStep:
 
     Args:
         model: The unwrapped model whose weights are averaged.
-        only: Restrict each backward pass to this optimizer's parameters: several optimizers share a graph.
+        only: Restrict each backward pass to this optimizer's parameters, since several optimizers share a graph.
         on_skipped: Called for each skipped step, with its place and the losses of its window.
     """
 
@@ -54,13 +56,14 @@ class OptimizerStep:
         self._norm = getattr(strategy, "global_norm", global_norm)  # a sharded strategy has its own
         self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self._inputs = self.parameters if only else None
+        self._averages = strategy.averages_at_step(alone=not only)
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
         self._on_cpu = device == "cpu"
         self._device_decides = device == "cuda" and bool(optimizer.defaults.get("fused")) and not strategy.is_sharded
         self._losses: list[torch.Tensor] = []
         # A step that the device decides, until the host learns of it: whether it was made, its place and losses.
         self._pending: tuple[torch.Tensor, Place, list[torch.Tensor]] | None = None
-        self._moved = self._schedule_is_due = self._unscaled = False
+        self._moved = self._schedule_is_due = self._is_complete = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -68,7 +71,7 @@ class OptimizerStep:
         self._clip_limit = self._config.clip_gradients_warmup if late else self._config.clip_gradients
 
     def backward(self, loss: torch.Tensor, closes_window: bool = True, retain_graph: bool = False) -> None:
-        """Add the gradients of a loss (one element) to those of this window; its last loss unscales them (fp16).
+        """Add the gradients of a loss (one element) to those of this window; with its last loss they are complete.
 
         A loss that is not finite makes every gradient NaN, on all ranks, even where its own gradient would be finite.
         """
@@ -80,8 +83,8 @@ class OptimizerStep:
         # Reading a value is free on a CPU; elsewhere it would wait for the device.
         start = None if self._on_cpu and math.isfinite(value.item()) else value * 0 + 1
         torch.autograd.backward(loss, start, retain_graph=retain_graph, inputs=self._inputs)
-        if self.scaler is not None and closes_window:
-            self._unscale(self.scaler)
+        if closes_window and (self._averages or self.scaler is not None):
+            self._complete()
 
     def step(self, place: Place = (0, 0)) -> None:
         """Clip, step, average, and drop the gradients; a window without a loss does nothing."""
@@ -91,8 +94,8 @@ class OptimizerStep:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not gradients:
             return
-        if self.scaler is not None:
-            self._unscale(self.scaler)
+        if self._averages or self.scaler is not None:
+            self._complete()
         norm = self.grad_norm = self._norm(gradients)
         if self._clip_limit:
             parts = self._strategy.local(gradients) if self._strategy.is_sharded else gradients
@@ -111,7 +114,7 @@ class OptimizerStep:
                 self.ema.update(finite)
         if self.scaler is not None:
             self.scaler.update()
-            self._unscaled = False
+        self._is_complete = False
         for parameter in self.parameters:
             parameter.grad = None
         if not on_device:
@@ -147,6 +150,29 @@ class OptimizerStep:
         values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
+    def take_argument(self, name: str, fresh: list[dict[str, Any]]) -> None:
+        """Take over an argument that the config has changed for a resumed run, from new parameter groups.
+
+        A changed ``lr`` scales the rate which its schedule has reached, and those to come. Raise a UserError if the
+        argument has no effect, or if the optimizer's state depends on it.
+        """
+        before = [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]
+        schedules = [self._schedule, *getattr(self._schedule, "_schedulers", ())]
+        for i, (group, new) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            old, value = group.get(name), new.get(name)
+            if name == "lr" and "initial_lr" in group:
+                ratio = new["initial_lr"] / group["initial_lr"]
+                group["lr"], group["initial_lr"] = old * ratio, new["initial_lr"]
+                for schedule in schedules:
+                    if hasattr(schedule, "base_lrs"):
+                        schedule.base_lrs[i] *= ratio
+            elif isinstance(value, bool) or (bool(value) != bool(old) and name != "weight_decay"):
+                raise UserError(f"optim: {name} of {type(self.optimizer).__name__} cannot change within a run")
+            else:
+                group[name] = value
+        if before == [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]:
+            raise UserError(f"optim.{name} was changed, but no parameter group of this run depends on it")
+
     def parts(self) -> dict[str, Any]:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
         # The updater is first: it settles the last step, which the states of the others depend on.
@@ -175,11 +201,16 @@ class OptimizerStep:
         for i, gradient in self._strategy.distribute(gradients, dict(enumerate(self.parameters))).items():
             self.parameters[i].grad = gradient.to(self.parameters[i]).clone()
 
-    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
-        """Divide the gradients by the scale of fp16, once a window."""
-        if not self._unscaled and any(parameter.grad is not None for parameter in self.parameters):
-            scaler.unscale_(self.optimizer)
-            self._unscaled = True
+    def _complete(self) -> None:
+        """Average the gradients over the ranks, unless backward does so, and unscale them (fp16); once a window."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if self._is_complete or not gradients:
+            return
+        if self._averages:
+            average_over_ranks(gradients)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self._is_complete = True
 
     def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
         if moved:
@@ -249,6 +280,15 @@ class EMA:
     def _set_model(self, tensors: list[torch.Tensor]) -> None:
         self._strategy.reshard(self._model)
         torch._foreach_copy_(self._source, tensors)
+
+
+def average_over_ranks(gradients: list[torch.Tensor]) -> None:
+    """Replace gradients by their mean over all ranks, in one message. Collective."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    means = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(one) for mean, one in zip(means, gradients, strict=True)])
 
 
 def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -21,13 +21,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from common.config.console import protect_console
 from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
-from common.log.console import add_log, setup_logger
+from common.log.console import DISK_ERRORS, add_log, setup_logger
 from common.run import distributed
 from common.run.seed import seed_everything
-from common.run.signals import INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
+from common.run.signals import ENDING, INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
 from common.run.strategy import SHARDED, WHOLE, Strategy, choose_device, choose_strategy, gpu_numbers, make_strategy
 from common.state.experiment import open_experiment
 
@@ -62,9 +63,10 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
     run's folder on rank 0: ``open_experiment`` or ``open_results``.
 
     The program's exit code: 0, done; 1, an error, of which a RunError is shown as one line and any other with its
-    traceback; 2, a UserError, one line; 75, interrupted by SIGTERM or SIGUSR1 and saved, to be started again; 130,
-    interrupted by Ctrl-C.
+    traceback; 2, a UserError, one line; 75, interrupted by SIGTERM, SIGUSR1 or SIGHUP and saved, to be started again;
+    130, interrupted by Ctrl-C.
     """
+    protect_console()
     secrets, neighbors = find_secrets(asdict(config)), []
     with handling(end_at_once, until_the_end=True):
         setup_logger(secrets=secrets)
@@ -122,7 +124,8 @@ def start_processes(count: int, grace: int) -> int:
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     options = ["--standalone", f"--nproc-per-node={count}", f"--shutdown-timeout={grace}", "--no-python"]
-    options += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", sys.executable, *sys.orig_argv[1:]]
+    signals = ",".join(signal.Signals(number).name for number in [*ENDING, signal.SIGQUIT])
+    options += [f"--signals-to-handle={signals}", sys.executable, *sys.orig_argv[1:]]
     disabled = logging.root.manager.disable
     logging.disable()  # the processes speak for themselves
     try:
@@ -218,6 +221,8 @@ def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
     start, broken = f"{Path(sys.argv[0]).name}: {rank}", _describe_broken_group(error)
     if broken:
         error = RunError(broken)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        error = RunError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}")
     if isinstance(error, UserError):
         print(f"{start}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
         # Those on this machine that hang or are stopped get a second in which to leave by themselves.
@@ -229,6 +234,10 @@ def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
         sys.exit(error.exit_code)
     if rank:
         print(f"{start}{type(error).__name__}:", file=sys.stderr)
+    if secrets:
+        sys.excepthook = lambda kind, error, frames: print(
+            hide("".join(traceback.format_exception(error)), secrets), end="", file=sys.stderr
+        )
     raise error
 
 
@@ -237,6 +246,8 @@ def _describe_broken_group(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if not isinstance(error, RuntimeError) or not (isinstance(error, dist.DistError) or "gloo" in text):
         return None
+    if "EADDRINUSE" in text:
+        return f"port {os.environ.get('MASTER_PORT')} is taken on this machine; set MASTER_PORT to another"
     if "imed out" in text or "timeout" in text:
         return "another process did not answer for dist.timeout seconds: it hangs, or had fewer batches than this one"
     return f"another process has ended, and its own message says why, or it cannot be reached ({text[:120]})"

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from common.config.console import write_at_once
 from common.run.distributed import get_rank
 
-_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+if os.name == "posix" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    ENDING.remove(signal.SIGHUP)  # under nohup
 _REPEATED = 1.0  # seconds: a launcher passes Ctrl-C on to processes that have had it from the terminal already
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again, and it resumes
@@ -44,7 +47,7 @@ def handling(handler: Callable[[int], None] | None, until_the_end: bool = False)
         else:
             ignore_signals()  # in a forked process, such as a loader's worker
 
-    before = {number: signal.signal(number, handle if handler else signal.SIG_DFL) for number in _ENDING if is_main}
+    before = {number: signal.signal(number, handle if handler else signal.SIG_DFL) for number in ENDING if is_main}
     try:
         yield
     except Interrupted:
@@ -72,8 +75,8 @@ class StopRequest:
         """Handle a signal."""
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-            if get_rank() == 0 and sys.__stderr__:  # by a plain write, since the signal may have interrupted the log
-                os.write(sys.__stderr__.fileno(), f"{signal.Signals(number).name}: saving after this step\n".encode())
+            if get_rank() == 0:
+                write_at_once(f"{signal.Signals(number).name}: saving after this step\n")
         elif number == signal.SIGINT and time.monotonic() - self._since > _REPEATED:
             os._exit(INTERRUPTED)
 
@@ -93,6 +96,6 @@ def ignore_child_exits() -> None:
 
 def ignore_signals() -> None:
     """Let a helper process outlive a signal to its whole group; a second SIGTERM ends one that hangs."""
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

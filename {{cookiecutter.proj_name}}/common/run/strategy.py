@@ -114,17 +114,28 @@ class Strategy:
         """Move a model to the device, unless its parameters are sharded: those are there already."""
         return model.to(self.device)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a placed model ready to train: wrapped for ``ddp`` and ``dp``, unless nothing in it is trainable."""
+    def wrap(self, model: nn.Module, alone: bool = True) -> nn.Module:
+        """Return a placed model ready to train: wrapped for ``ddp`` and ``dp``, unless nothing in it is trainable.
+
+        ``ddp`` does not wrap one of several models: one model's loss may pass through another, where the wrapper would
+        wait for gradients in vain. All ranks then start with rank 0's weights, and ``OptimizerStep`` averages.
+        """
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         on_gpu = self.device.type == "cuda"
         if self.name == "dp":
             return DataParallel(model, self._gpus if on_gpu and self._gpus else None)
-        if self.name == "ddp" and is_distributed():
+        if self.averages_at_step(alone):
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
+        elif self.name == "ddp" and is_distributed():
             device_ids = [self.device.index] if on_gpu else None
             return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
         return model
+
+    def averages_at_step(self, alone: bool) -> bool:
+        """Return whether gradients are averaged over the ranks once, by the step, and not within the backward pass."""
+        return self.name == "ddp" and is_distributed() and not alone
 
     def reshard(self, model: nn.Module) -> None:
         """Free the whole parameters that a sharded model keeps after a forward pass without a backward pass."""
@@ -215,11 +226,14 @@ class Models:
         self.syncs_by_hand = is_distributed() and config.trainer.accumulate > 1
         self._wrappers: list[nn.Module] = []
 
-    def wrap(self, strategy: Strategy, mode: str | bool) -> None:
-        """Wrap all models, and compile them if there is a mode; from here on training's are the active ones."""
+    def wrap(self, strategy: Strategy, mode: str | bool, alone: bool = True) -> None:
+        """Wrap all models, and compile them if there is a mode; from here on training's are the active ones.
+
+        ``alone``: a single optimizer trains them.
+        """
         compiled: Any = functools.partial(torch.compile, mode=mode if isinstance(mode, str) else None)
         for name, bare in self.bare.items():
-            wrapper = strategy.wrap(bare)
+            wrapper = strategy.wrap(bare, alone)
             self._wrappers.append(wrapper)
             self.validation[name] = compiled(bare) if mode else bare
             self.wrapped[name] = self.validation[name] if wrapper is bare else compiled(wrapper) if mode else wrapper

@@ -12,7 +12,7 @@ import torch
 
 from common.config.errors import RunError, UserError, one_line
 from common.config.registry import find_room
-from common.log.console import add_log
+from common.log.console import add_log, complain
 from common.run.distributed import get_rank
 from common.run.strategy import WHOLE, Strategy, map_nested
 from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
@@ -45,14 +45,17 @@ class Checkpointer:
         strategy: Strategy = WHOLE,
         about: dict[str, Any] | None = None,
     ):
-        self.folder, self._parts, self._strategy, self._about = folder, parts, strategy, about or {}
+        self.folder, self.parts, self._strategy, self._about = folder, parts, strategy, about or {}
         self._keep_last, self._stop_on_error = keep_last, stop_on_error
         self._shards = strategy.shard_writer() if sharded else None
         self._copy = HostCopy(get_rank() == 0, strategy.whole)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
         self._latest_is_good = False
+        self.unwritten: set[str] = set()  # names whose last save has failed
+        self._home = folder if folder.is_dir() else folder.parent  # which nobody deletes while the run lasts
         if get_rank() == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob("*.pt.tmp"):
                 leftover.unlink()
             self._drop_shards()
@@ -64,7 +67,7 @@ class Checkpointer:
         ``obsolete`` names are deleted once this one is proven good.
         """
         self.wait()
-        state, shards = {name: part.state_dict() for name, part in self._parts.items()}, None
+        state, shards = {name: part.state_dict() for name, part in self.parts.items()}, None
         if self._shards:
             state, shards = self._shards.write(state, self.folder)
         state = self._copy.take(state)
@@ -73,17 +76,23 @@ class Checkpointer:
         elif shards:
             self._writing = self._thread.submit(shards.wait)
 
-    def wait(self) -> None:
-        """Wait until the last save is on the disk. Raise a RunError if it failed, with ``stop_on_error``."""
+    def wait(self, is_last: bool = False) -> None:
+        """Wait until the last save is on the disk; if it failed, say so.
+
+        Raise a RunError instead with ``stop_on_error``, or if it ``is_last``: no later save makes up for it.
+        """
         error = self._writing.exception() if self._writing else None
         self._writing = None
         if error is None:
             return
+        if isinstance(error, RunError):
+            raise error
         good = next((path.name for path in newest_first(self.folder)), "none")
         text = f"{self.folder}: a checkpoint could not be written: {one_line(error)}; the last good one: {good}"
-        if self._stop_on_error or not isinstance(error, OSError):
+        if self._stop_on_error or is_last or not isinstance(error, OSError):
             raise RunError(text) from error
-        add_log(f"{text}; training goes on", "ERROR")
+        add_log(text, "DEBUG")
+        complain("checkpoints", f"{text}; training goes on")
 
     @property
     def has_failed(self) -> bool:
@@ -98,11 +107,11 @@ class Checkpointer:
     def load(self, path: Path) -> None:
         """Restore every part. Raise a UserError if the file is damaged, lacks a part, or a part does not fit."""
         state = read_checkpoint(path, whole=not self._strategy.is_sharded)
-        for name in self._parts:
+        for name in self.parts:
             if name not in state:
                 hint = "to start from its weights, --progress.start_epoch 0"
                 raise UserError(f"{path}: has no '{name}' to go on with; {hint}")
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             try:
                 part.load_state_dict(state[name])
             except UserError as error:
@@ -114,6 +123,8 @@ class Checkpointer:
         self, state: dict[str, Any], names: tuple[str, ...], obsolete: tuple[str, ...] = (), shards: Any = None
     ) -> None:
         """Write one file, give it its names, and only then delete what they make superfluous."""
+        is_gone, self._home = not self._home.is_dir(), self.folder
+        self.unwritten |= {*names}
         self.folder.mkdir(parents=True, exist_ok=True)
         if shards:
             state = {**state, SHARDS: shards.seal()}
@@ -131,6 +142,7 @@ class Checkpointer:
             beside.unlink(missing_ok=True)
             raise
         self._latest_is_good |= "latest" in names
+        self.unwritten -= {*names}
         flush_folder(self.folder)
         dropped = [self.folder / f"{name}.pt" for name in obsolete]
         if self._keep_last is not None:
@@ -141,6 +153,8 @@ class Checkpointer:
         for path in dropped:
             path.unlink(missing_ok=True)
         self._drop_shards()
+        if is_gone:
+            raise RunError(f"{self.folder.parent} was deleted or moved during the run; {first} is all that it has now")
 
     def _drop_shards(self) -> None:
         """Delete the folders of shards that belong to no file."""
@@ -194,24 +208,28 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))[::-1]
 
 
-def find_newest(folder: Path) -> Path | None:
+def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
     """Return the newest good checkpoint in a folder; None without any file. Raise a UserError if all are damaged."""
-    paths = newest_first(folder)
+    paths, fault = newest_first(folder), None
     for path in paths:
-        fault = find_fault(path)
+        fault = find_fault(path, for_weights)
         if fault is None:
             return path
         add_log(f"{path} is skipped: {fault}", "WARNING")
     if not paths:
         return None
     text = f"{folder}: none of its {len(paths)} checkpoints is whole, so there is nothing to go on from"
-    raise UserError(f"{text}; nothing was changed. To start over, use another --name")
+    raise UserError(f"{text} ({paths[-1].name}: {fault}); nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str) -> Path:
-    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none."""
-    path = Path(resume)
-    newest = (find_newest(path) or find_newest(path / "checkpoints")) if path.is_dir() else path
+def find_checkpoint(resume: str, for_weights: bool = False) -> Path:
+    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none.
+
+    ``for_weights`` accepts other formats.
+    """
+    path, newest = Path(resume), Path(resume)
+    if path.is_dir():
+        newest = find_newest(path, for_weights) or find_newest(path / "checkpoints", for_weights)
     if newest is None:
         raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
     return newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,12 +22,13 @@ from common import __version__
 from common.config import dump_config
 from common.config.errors import UserError
 from common.config.schema import Config
-from common.config.secrets import find_secrets, hide, redact
+from common.config.secrets import find_secrets, has_secrets, hide, hide_in_code, redact
 from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
 _BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
+_CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
@@ -40,7 +42,8 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     auto = config.resume == "auto" or restarted
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
-    checkpoint = find_checkpoint(config.resume) if config.resume not in (None, "auto") else None
+    given, fine_tunes = config.resume not in (None, "auto"), config.progress.start_epoch == 0
+    checkpoint = find_checkpoint(str(config.resume), fine_tunes) if given else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
@@ -58,7 +61,7 @@ def open_results(config: Config) -> tuple[Path, Path]:
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
     folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}")
-    return _create(Path(folder)), find_checkpoint(config.model_pt)
+    return _create(Path(folder)), find_checkpoint(config.model_pt, for_weights=True)
 
 
 @master_only
@@ -71,7 +74,7 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     in_place = config.resume is not None and config.progress.start_epoch < 0
     folder.mkdir(parents=True, exist_ok=True)
     repeated = replace(config, resume=None) if in_place else config
-    backup, secrets = folder / "cfg_backup.yaml", set(find_secrets(asdict(config)))
+    backup, secrets = folder / "cfg_backup.yaml", find_secrets(asdict(config))
     backup.unlink(missing_ok=True)
     backup.touch(mode=0o600 if secrets else 0o666)
     backup.write_text(dump_config(repeated), encoding="utf-8")
@@ -80,7 +83,8 @@ def back_up(config: Config, folder: Path, device: torch.device) -> None:
     (folder / "environment.txt").write_text(hide(describe_environment(device), secrets), encoding="utf-8")
     root = Path(config.dir.expr_dir)
     name = folder.relative_to(root) if folder.is_relative_to(root) else folder.name
-    (folder / "job.sh").write_text(_job_script(backup, f"{name}_replicate"), encoding="utf-8")
+    job = _job_script(backup, f"{name}_replicate")
+    (folder / "job.sh").write_bytes(os.fsencode(job))  # paths may be in another encoding than the locale's
 
 
 @master_only
@@ -127,8 +131,19 @@ def describe_environment(device: torch.device) -> str:
         *sorted({f"{package.name} {package.version}" for package in distributions()}, key=str.lower),
     ]
     if commit:
-        lines += ["", "uncommitted changes:", _git("diff", "HEAD") or "none"]
+        lines += ["", "uncommitted changes:", _uncommitted_changes() or "none"]
     return "\n".join(lines) + "\n"
+
+
+def _uncommitted_changes() -> str:
+    """Return the changes to the repository, those of code first, without any secrets."""
+    code = hide_in_code(_git("diff", "HEAD", "--", *(f":(top){names}" for names in _CODE)))
+    # Whole files, so that a key that is not itself near a change is seen, too.
+    others = _git("diff", "-U999999", "HEAD", "--", ":(top)", *(f":(top,exclude){names}" for names in _CODE))
+    files = [text for text in re.split(r"(?m)^(?=diff --git )", others) if text]
+    left_out = "left out, since this file seems to hold a secret"
+    shown = [f"{text.splitlines()[0]}\n{left_out}\n" if has_secrets(text) else text for text in files]
+    return "\n".join(filter(None, [code, "".join(shown)]))
 
 
 def describe_device(device: torch.device) -> str:

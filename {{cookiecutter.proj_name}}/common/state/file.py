@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -22,6 +23,7 @@ from common.config.registry import open_room
 from common.run.strategy import WHOLE, Strategy
 
 SHARDS = "shards"
+FORMAT = 1
 _LABEL = b"checkpoint 1 sha256 "
 _SHARDED_LABEL = b"checkpoint 1 shards "  # of the same length: a folder of shards belongs to the file
 _COMMENT_SIZE = len(_LABEL) + 64
@@ -83,13 +85,29 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def find_fault(path: Path) -> str | None:
+def read_format(path: Path) -> int | None:
+    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            label = re.match(rb"checkpoint (\d+) ", archive.comment)
+    except OSError:
+        raise
+    except Exception:  # zipfile raises a dozen types, which all mean this
+        return None
+    return int(label[1]) if label else 0
+
+
+def find_fault(path: Path, for_weights: bool = False) -> str | None:
     """Return what is wrong with a checkpoint file, or None if every bit is as it was written.
 
-    Raise a UserError if it is sharded and the room ``sharding`` is missing.
+    ``for_weights`` accepts another format. Raise a UserError if it is sharded and the room ``sharding`` is missing.
     """
     digest = hashlib.sha256()
     try:
+        version = read_format(path)
+        if for_weights and version not in (None, FORMAT):
+            with zipfile.ZipFile(path) as archive:
+                return "it is damaged" if archive.testzip() else None
         with path.open("rb") as file:
             remaining = path.stat().st_size - _COMMENT_SIZE - len(_NO_COMMENT)
             while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
@@ -100,7 +118,11 @@ def find_fault(path: Path) -> str | None:
         return f"it cannot be read: {error.strerror}"
     digest.update(_NO_COMMENT)
     if size != _COMMENT_SIZE.to_bytes(2, "little") or label not in (_LABEL, _SHARDED_LABEL):
-        return "it does not end in the digest of a checkpoint: cut short, foreign, or of an older version"
+        if version not in (None, FORMAT):
+            kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
+            hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
+            return f"it has format {version}{kind}, {hint}"
+        return "it does not end in the digest of a checkpoint: cut short or foreign"
     if found != digest.hexdigest().encode():
         return "it is damaged: its bytes do not have the digest it was written with"
     if label == _LABEL:
@@ -143,14 +165,14 @@ def read_plain(path: Path) -> dict[str, Any]:
     Raise a UserError if the file is damaged, foreign, or holds more than plain data and tensors.
     """
     _check_exists(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            is_ours, damaged = bool(archive.comment), None if archive.comment else archive.testzip()
-    except Exception as error:  # zipfile raises a dozen types, which all mean this
-        raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6") from error
-    if damaged:
-        raise UserError(f"{path}: no checkpoint: it is damaged")
-    return read_checkpoint(path) if is_ours else _load(path)
+    found = read_format(path)
+    if found is None:
+        raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6")
+    if found == FORMAT:
+        return read_checkpoint(path)
+    if fault := find_fault(path, for_weights=True):
+        raise UserError(f"{path}: no checkpoint: {fault}")
+    return _load(path)
 
 
 def _check_exists(path: Path) -> None:

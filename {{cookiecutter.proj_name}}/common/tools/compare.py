@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.load import load_config
+from common.config.secrets import digest, redact
 from common.tools.curves import read_curves
 from common.tools.project import make_parser, one_line_errors
 
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
 def keys_of(path: Path) -> dict[str, Any]:
     """Return all keys of a config file or of an experiment's config, including defaults."""
     file = path / "cfg_backup.yaml" if path.is_dir() else path
-    return flatten(asdict(load_config(["--config", str(file)])))
+    return flatten(redact(asdict(load_config(["--config", str(file)])), mask=digest))
 
 
 def flatten(section: dict[str, Any], before: str = "") -> dict[str, Any]:

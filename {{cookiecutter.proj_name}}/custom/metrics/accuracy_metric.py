@@ -20,6 +20,8 @@ class Accuracy(MeanMetric):
         ValueError: ``top`` is below 1.
     """
 
+    higher_is_better = True
+
     def __init__(self, top: int = 1):
         super().__init__()
         if top < 1:

@@ -14,6 +14,8 @@ class PixelAccuracy(MeanMetric):
     Reads ``output_dict["logits"]`` (batch, 1, H, W) and ``data_dict["mask"]`` (batch, 1, H, W), float.
     """
 
+    higher_is_better = True
+
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return the share of each image, float32 (batch,)."""
         right = (output_dict["logits"] > 0) == (data_dict["mask"] > 0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from common.config.schema import Config
+from common.config.schema import LOADER_KEYS, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,13 +14,16 @@ ROOT = Path(__file__).resolve().parents[2]
 class TestDefaultConfig(unittest.TestCase):
     def test_the_default_config_says_what_every_key_means(self):
         text = (ROOT / "configs" / "default.yaml").read_text()
-        found = yaml.safe_load(text)
+        found, evaluation = yaml.safe_load(text), yaml.safe_load((ROOT / "configs" / "eval.yaml").read_text())
         for field in fields(Config):
             value = getattr(Config(), field.name)
             if is_dataclass(value):
-                missing = {one.name for one in fields(value)} - found[field.name].keys() - {"eval_dir"}
-                self.assertEqual(missing, set(), field.name)
+                missing = {one.name for one in fields(value)} - found[field.name].keys()
+                self.assertEqual(missing, {"eval_dir"} if field.name == "dir" else set(), field.name)
             else:
-                self.assertIn(field.name, [*found, "model_pt"])
+                self.assertEqual(field.name in found, field.name != "model_pt", field.name)
+        self.assertTrue("model_pt" in evaluation and "eval_dir" in evaluation["dir"])
+        for name in LOADER_KEYS:
+            self.assertRegex(text, rf"  train: +# besides: .*\b{name}\b")
         for line in text.partition("\nmodel:")[0].splitlines():
             self.assertTrue("#" in line or not line or line.endswith((":", "]", "}")) or line[:4] == "    ", line)

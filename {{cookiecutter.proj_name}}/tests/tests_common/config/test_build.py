@@ -72,7 +72,7 @@ class TestLoaders(unittest.TestCase):
         for keys, message in (
             ({"samples": "many"}, "dataset.train: 'samples' must be of type int"),
             ({"sample": 3}, "'sample'; the signature is CountingDataset"),
-            ({"worker": -1}, "dataset.train.worker: expected a whole number from 0, found -1"),
+            ({"worker": -1}, "dataset.train.worker: expected a whole number from 0 to 1000, found -1"),
         ):
             with self.assertRaisesRegex(UserError, message):
                 load(**keys)

@@ -125,6 +125,8 @@ class TestFiles(ConfigTest):
         self.assertIn("Is a directory", self.refused("--config", str(self.folder)))
         self.assertIn("no file", self.refused("--config="))
         self.assertIn("null byte", self.refused("--config", "a\0b"))
+        for path in ("a" * 300, "a" * 300 + "/a.yaml", "a/" * 3000):
+            self.assertIn("File name too long", self.refused("--config", path))
 
     @unittest.skipIf(hasattr(os, "geteuid") and os.geteuid() == 0, "root may read everything")
     def test_unreadable_file(self):
@@ -158,6 +160,15 @@ class TestFiles(ConfigTest):
             with self.subTest(text[:60]):
                 self.assertIn(message, self.refused_file(text))
 
+    def test_a_small_file_that_is_huge(self):
+        for first, form in (("[x, x]", "[{}]"), ("{x: 1}", "{{<<: [{}]}}")):
+            lines = [f"a: &a {first}"]
+            for name, below in ("ba", "cb", "dc", "ed", "fe", "gf", "hg", "ih"):
+                lines.append(f"{name}: &{name} {form.format(', '.join(9 * [f'*{below}']))}")
+            with self.subTest(first):
+                message = "a.yaml:1: its aliases make it more than 1,000,000 values"
+                self.assertEqual(self.refused_file("\n".join(lines)), message)
+
     def test_wrong_keys(self):
         cases = {
             "name: x\nbatchsize: 3": "a.yaml:2: batchsize: unknown key, did you mean 'batch_size'?",
@@ -175,15 +186,19 @@ class TestFiles(ConfigTest):
     def test_wrong_values(self):
         cases = {
             "name: x\noptim:\n  lr: abc": "a.yaml:3: optim.lr: expected a number above 0, found 'abc'",
-            "batch_size: 3.0": "a.yaml:1: batch_size: expected a whole number from 1, found 3.0",
-            "batch_size: true": "a.yaml:1: batch_size: expected a whole number from 1, found True",
-            "batch_size: null": "a.yaml:1: batch_size: expected a whole number from 1, found None",
+            "batch_size: 3.0": "a.yaml:1: batch_size: expected a whole number from 1 to 10^9, found 3.0",
+            "batch_size: true": "a.yaml:1: batch_size: expected a whole number from 1 to 10^9, found True",
+            "batch_size: null": "a.yaml:1: batch_size: expected a whole number from 1 to 10^9, found None",
             "optim: {lr: true}": "a.yaml:1: optim.lr: expected a number above 0, found True",
             "optim: {lr: {a: 1}}": "a.yaml:1: optim.lr: expected a number above 0, found {'a': 1}",
             "optim: {clip_warmup: 1.5}": "a.yaml:1: optim.clip_warmup: expected a whole number, found 1.5",
-            "name: 2024": "a.yaml:1: name: expected text, a folder name such as mlp/run1, found 2024",
+            "name: 2024": "a.yaml:1: name: expected text, a folder name such as mlp/run1 in utf-8, "
+            "with parts of up to 200 bytes, found 2024",
             "optim: {type: 3}": "a.yaml:1: optim.type: expected text (in quotes), found 3",
-            "resume: 3": "a.yaml:1: resume: expected text (in quotes), or null, found 3",
+            "resume: 3": "a.yaml:1: resume: expected text (in quotes), a path in utf-8, with parts of up to 200 bytes, "
+            "or null, found 3",
+            "model_pt: 3": "a.yaml:1: model_pt: expected text (in quotes), a path in utf-8, with parts of up to 200 "
+            "bytes, or null, found 3",
             "trainer: {compile: fast}": "a.yaml:1: trainer.compile: expected true, false, reduce-overhead or "
             "max-autotune, found 'fast'",
             "debug: {debug_mode: 1}": "a.yaml:1: debug.debug_mode: expected true or false, found 1",
@@ -313,7 +328,7 @@ class TestFlags(ConfigTest):
             "--resume None": "--resume: found the text None; write null",
             "--model.x={a:1,a:1,": "--model.x: ",
             "--trainer.mode step": "--trainer.mode: expected one of epoch, iter, found 'step'",
-            "--progress.epoch 1.5": "--progress.epoch: expected a whole number from 1, found '1.5'",
+            "--progress.epoch 1.5": "--progress.epoch: expected a whole number from 1 to 10^9, found '1.5'",
             "--debug.debug_mode 3": "--debug.debug_mode: expected true or false, found '3'",
         }
         for line, message in cases.items():
@@ -339,6 +354,8 @@ class TestLimits(ConfigTest):
             " epoch_val=progress iter_val=progress epoch_eval=progress epoch_save_progress=progress"
             " epoch_save_checkpoint=progress iter_save_checkpoint=progress save_time=progress weight_decay=optim"
             " clip_gradients=optim clip_gradients_warmup=optim early_stop=trainer": ("0", "-1"),
+            "epoch=progress iters_per_epoch=progress timeout=dist": ("1000000000", "1000000001 1000000000000000"),
+            "nproc=dist worker": ("1000", "1001"),
             "lr=optim lr=optim.named.g": ("1e-9", "0 -1 .nan .inf"),
             "ema_decay=optim": ("0 0.9999", "1 -0.1 .nan"),
             "warmup_factor=optim": ("1e-3 1", "0 1.1 .nan"),
@@ -354,6 +371,14 @@ class TestLimits(ConfigTest):
                 for text in bad.split():
                     with self.subTest(flag, text=text):
                         self.assertRegex(self.refused(flag, text), f"^{flag}: expected .*, found '{text}'$")
+
+    def test_paths(self):
+        for flag in ("--resume", "--model_pt", "--dir.expr_dir", "--dir.data_dir", "--dir.eval_dir", "--name"):
+            for text in ("a\0b", "a" * 201, "a/" + "ö" * 101, "/".join(["a" * 190] * 11)):
+                with self.subTest(flag, text=text):
+                    self.assertIn(f"{flag}: expected text", self.refused(flag, text))
+            for text in ("a" * 200, "ö" * 100, "/".join(["a" * 190] * 10)):
+                load_config([flag, text])
 
     def test_null_where_it_is_a_value(self):
         load_config(

@@ -98,7 +98,7 @@ class TestKeys(unittest.TestCase):
             ({"sample_rate": 1.5}, f"dataset.val.sample_rate: {share} 1.5"),
             ({"sample_rate": "all"}, f"dataset.val.sample_rate: {share} 'all'"),
             ({"drop_last": 1}, "dataset.val.drop_last: expected true or false, found 1"),
-            ({"worker": -1}, "dataset.val.worker: expected a whole number from 0, found -1"),
+            ({"worker": -1}, "dataset.val.worker: expected a whole number from 0 to 1000, found -1"),
         ):
             with self.assertRaisesRegex(UserError, message):
                 load(**keys)

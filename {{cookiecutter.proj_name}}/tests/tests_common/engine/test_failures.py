@@ -64,14 +64,17 @@ class TestExceptions(test_cuts.TestCutsBase):
                     self.assertEqual(list(differences(whole, folder)), [])
 
     def test_a_misspelt_metric_costs_nothing(self):
-        config = toy.make_config(checkpoint={"best_metric": "errror"})
+        config = toy.make_config(checkpoint={"best_metric": "errror", "best_larger": False})
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
+        trainer.after_val_epoch = lambda epoch, summary_dict: None  # might have added it
         with self.assertRaisesRegex(UserError, "did you mean 'error'"):
             trainer.run()
         latest = trainer.session.folder / "checkpoints" / "latest.pt"
         self.assertEqual(read_checkpoint(latest)["trainer"]["due"], ["validate"])
         session = toy.make_session(self, latest, trainer.session.folder)
-        mended = toy.ToyEpochTrainer(toy.make_config(checkpoint={"best_metric": "error"}), session)
+        mended = toy.ToyEpochTrainer(
+            toy.make_config(checkpoint={"best_metric": "error", "best_larger": False}), session
+        )
         mended.run()
         self.assertEqual(mended.epoch, 2)
 

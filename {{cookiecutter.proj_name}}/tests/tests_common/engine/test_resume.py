@@ -1,12 +1,14 @@
 """Same seed, same weights; and going on from a checkpoint."""
 
 import json
+import signal
 import unittest
 
 import torch
 
 from common.config.errors import UserError
 from common.config.schema import Config
+from common.run.signals import Interrupted
 from common.state.file import read_checkpoint
 from tests.tests_common.engine import toy
 
@@ -38,6 +40,73 @@ class TestReproducible(unittest.TestCase):
 
     def test_another_seed_differs(self):
         self.assertFalse(torch.equal(self.train(3), self.train(4)))
+
+
+class TestOtherArguments(unittest.TestCase):
+    """Learning rate, weight decay and the like can change within a run, with allow_changed."""
+
+    def cut(self, **optim):
+        """Return an experiment that was ended after its second epoch of four, and a function that resumes it."""
+        session = toy.make_session(self)
+        one = toy.ToyEpochTrainer(toy.make_config(optim=optim, progress={"epoch": 4}), session)
+        one.after_train_epoch = lambda epoch, summary_dict: (
+            one.stop.handle_signal(signal.SIGTERM) if epoch == 1 else None
+        )
+        with self.assertRaises(Interrupted):
+            one.run()
+
+        def resume(allow_changed=True, **changed):
+            again = toy.make_session(self, session.folder / "checkpoints" / "latest.pt", session.folder)
+            config = toy.make_config(
+                optim={**optim, **changed}, progress={"epoch": 4}, checkpoint={"allow_changed": allow_changed}
+            )
+            trainer = toy.ToyEpochTrainer(config, again)
+            trainer.prepare()
+            return trainer
+
+        return resume
+
+    def test_the_state_stays_and_the_schedule_is_scaled(self):
+        for lr_scheduler, warmup in (
+            (None, 0),
+            ({"type": "ExponentialLR", "gamma": 0.5}, 0),
+            ({"type": "CosineAnnealingLR"}, 3),
+            ({"type": "WarmUpCosineLR", "warmup_steps": 3}, 0),
+            ({"type": "ConstantLR"}, 0),
+        ):
+            with self.subTest(lr_scheduler, warmup=warmup):
+                resume = self.cut(type="Adam", lr_scheduler=lr_scheduler, warmup=warmup)
+                with self.assertRaisesRegex(UserError, "optim.lr was 0.1, is 0.3.*--checkpoint.allow_changed true"):
+                    resume(allow_changed=False, lr=0.3)
+                same, other = resume(), resume(lr=0.3, weight_decay=0.25, args={"betas": [0.5, 0.9]})
+                state = other.optimizer.state_dict()
+                for i, one in same.optimizer.state_dict()["state"].items():
+                    self.assertTrue(torch.equal(one["exp_avg_sq"], state["state"][i]["exp_avg_sq"]))
+                self.assertEqual(
+                    (state["param_groups"][0]["weight_decay"], *state["param_groups"][0]["betas"]), (0.25, 0.5, 0.9)
+                )
+                for _ in range(3):
+                    rates = [trainer.optimizer.param_groups[0]["lr"] for trainer in (same, other)]
+                    self.assertAlmostEqual(rates[1], 3 * rates[0])
+                    for trainer in (same, other):
+                        trainer.optimizer.step()
+                        if trainer.schedulers:
+                            trainer.schedulers["main"].step()
+
+    def test_what_the_state_depends_on_is_refused(self):
+        resume = self.cut(type="RMSprop")
+        for args in ({"momentum": 0.9}, {"centered": True}):
+            with self.assertRaisesRegex(UserError, f"optim: {next(iter(args))} of RMSprop cannot change within a run"):
+                resume(args=args)
+        with self.assertRaisesRegex(UserError, "another one: optim.type"):
+            resume(type="SGD", lr=0.3)
+
+    def test_what_has_no_effect_is_refused(self):
+        resume = self.cut(type="SGD", lr_scheduler={"type": "OneCycleLR", "max_lr": 0.1})
+        with self.assertRaisesRegex(
+            UserError, "optim.lr was changed, but no parameter group of this run depends on it"
+        ):
+            resume(lr=0.3)
 
 
 class TestLonger(unittest.TestCase):
@@ -78,7 +147,9 @@ class TestLonger(unittest.TestCase):
         first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
         first.run()
         session = toy.make_session(self, first.session.folder / "checkpoints" / "latest.pt")
-        with self.assertRaisesRegex(UserError, r"latest.pt: this run is another one: optim.lr was 0.1, is 0.2"):
+        with self.assertRaisesRegex(
+            UserError, r"latest.pt: this run would not go on exactly: optim.lr was 0.1, is 0.2"
+        ):
             toy.ToyEpochTrainer(toy.make_config(optim={"lr": 0.2}), session).run()
 
 

@@ -97,9 +97,8 @@ class TestBestTracker(unittest.TestCase):
     """Best model, early stopping, keep-last, validation and saving in the midst of an epoch."""
 
     def run_with_scores(self, scores, progress=None, trainer=None, **checkpoint):
-        config = toy.make_config(
-            trainer, None, {"epoch": len(scores), **(progress or {})}, {"best_metric": "score", **checkpoint}
-        )
+        checkpoint = {"best_metric": "score", "best_larger": True, **checkpoint}
+        config = toy.make_config(trainer, None, {"epoch": len(scores), **(progress or {})}, checkpoint)
         trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
         values = iter(scores)
         trainer.after_val_epoch = lambda epoch, summary_dict: summary_dict.update(score=next(values))
@@ -119,12 +118,60 @@ class TestBestTracker(unittest.TestCase):
         self.assertEqual(self.best_epoch(self.run_with_scores([0.1, math.nan, 0.3])), 3)
 
     def test_early_stop(self):
-        trainer = self.run_with_scores([0.1, 0.5, 0.4, 0.5, 0.9], trainer={"early_stop": 2})
+        said = []
+        with mock.patch("common.engine.trainer.add_log", lambda text, *_, **__: said.append(text)):
+            trainer = self.run_with_scores([0.1, 0.5, 0.4, 0.5, 0.9], trainer={"early_stop": 2})
         self.assertEqual(trainer.epoch, 4)
+        self.assertIn("early stop after 2 validations no better than score 0.5", said)
 
     def test_early_stop_delta(self):
         trainer = self.run_with_scores([0.1, 0.2, 0.3, 0.9], trainer={"early_stop": 2, "early_stop_delta": 0.5})
         self.assertEqual(trainer.epoch, 3)
+
+    def test_losses_and_metrics_know_their_direction(self):
+        for name, known, larger in (("loss", None, False), ("error", False, False), ("error", True, True)):
+            with self.subTest(name=name, known=known), mock.patch.object(toy.Error, "higher_is_better", known):
+                trainer = toy.ToyEpochTrainer(toy.make_config(checkpoint={"best_metric": name}), toy.make_session(self))
+                trainer.run()
+                self.assertEqual(trainer.best.larger, larger)
+        with self.assertRaisesRegex(UserError, "best_larger: is a larger 'error' better?"):
+            toy.ToyEpochTrainer(toy.make_config(checkpoint={"best_metric": "error"}), toy.make_session(self)).run()
+
+    def test_several_metrics(self):
+        checkpoint = {"best_metric": ["score", "part/a"], "best_larger": True, "keep_best": 2}
+        trainer = toy.ToyEpochTrainer(toy.make_config(None, None, {"epoch": 3}, checkpoint), toy.make_session(self))
+        trainer.after_val_epoch = lambda epoch, summary: summary.update({"score": epoch, "part/a": -epoch})
+        trainer.run()
+        folder = trainer.session.folder / "checkpoints"
+        epochs = {path.stem: read_checkpoint(path)["trainer"]["epoch"] for path in folder.glob("best_*")}
+        steps = trainer.iterations_per_epoch
+        iters = {
+            f"best_{name}_iter_{epoch * steps:06d}": epoch
+            for name, epoch in (("score", 2), ("score", 3), ("part_a", 1), ("part_a", 2))
+        }
+        self.assertEqual(epochs, {"best_score": 3, "best_part_a": 1, **iters})
+        session = toy.make_session(self, folder / "latest.pt", trainer.session.folder)
+        again = toy.ToyEpochTrainer(trainer.config, session)
+        again.after_val_epoch = trainer.after_val_epoch
+        again.prepare()
+        self.assertEqual([tracker.best for tracker in again.trackers], [2, 0])
+
+    def test_unknown_metric_is_refused_before_the_first_batch(self):
+        for name, meant in (("losss", "loss"), ("eror", "error"), (["error", "losss"], "loss")):
+            config = toy.make_config(checkpoint={"best_metric": name, "best_larger": False})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
+            with self.subTest(name=name), self.assertRaisesRegex(UserError, f"did you mean '{meant}'"):
+                trainer.run()
+            self.assertEqual((trainer.total_iterations, trainer.session.folder.exists()), (0, False))
+
+    def test_the_try_before_it_changes_nothing(self):
+        weights = []
+        for name in ("loss", None):
+            config = toy.make_config(checkpoint={"best_metric": name})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self), dropout=0.5)
+            trainer.run()
+            weights.append(toy.weights_of(trainer))
+        self.assertTrue(torch.equal(*weights))
 
     def test_unknown_metric(self):
         with self.assertRaisesRegex(UserError, "no 'scoer' in the validation, did you mean 'score'"):
@@ -153,7 +200,8 @@ class TestBestTracker(unittest.TestCase):
             trainer.run()
 
         config = toy.make_config(
-            progress={"epoch": 4, "epoch_eval": 1}, checkpoint={"best_metric": "score", "keep_best": 2}
+            progress={"epoch": 4, "epoch_eval": 1},
+            checkpoint={"best_metric": "score", "best_larger": True, "keep_best": 2},
         )
         first = toy.ToyEpochTrainer(config, toy.make_session(self))
 

@@ -78,6 +78,28 @@ class TestCurves(unittest.TestCase):
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [2.0])
         self.assertEqual(self.losses(), [2.0])
 
+    def test_a_clock_that_was_set_back(self):
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        state = self.curves.state_dict()
+        self.curves.close()
+        self.curves = Curves(self.folder)
+        self.curves.load_state_dict(state)
+        with mock.patch("time.time_ns", lambda: 10**18):
+            self.curves.add_scalars("train", {"loss": 2.0}, 0, 2)
+        self.assertEqual([(e.step, e.value) for e in self.read().Scalars("train/loss")], [(1, 1.0), (2, 2.0)])
+
+    def test_what_others_wrote_stays(self):
+        (self.folder / "event").mkdir(parents=True)
+        names = ["events.out.tfevents.1700000000.my-host.4711.0", "events.out.tfevents.1.host.v2", "notes.txt"]
+        for name in names:
+            (self.folder / "event" / name).write_bytes(b"mine")
+        for _ in range(2):  # a run that begins anew
+            self.curves = Curves(self.folder)
+            self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+            self.curves.close()
+        self.assertEqual([(self.folder / "event" / name).read_bytes() for name in names], [b"mine"] * 3)
+        self.assertEqual(len(list((self.folder / "event").iterdir())), 4)
+
     def test_a_running_tensorboard_forgets_what_was_cut(self):
         self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
         state = self.curves.state_dict()

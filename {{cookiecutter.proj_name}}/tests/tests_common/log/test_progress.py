@@ -33,6 +33,9 @@ class TestProgress(unittest.TestCase):
         self.now += 1.0
         self.assertEqual(progress.measure(20)["iterations_per_second"], 10.0)
 
+    def test_any_length(self):
+        self.assertIn("eta 11574074 days", Progress(total=10**18).describe())
+
     def test_no_bar_off_a_terminal(self):
         console = io.StringIO()
         with contextlib.redirect_stderr(console):

@@ -37,11 +37,17 @@ class TestHandling(unittest.TestCase):
         self.assertIs(signal.getsignal(signal.SIGTERM), before)
 
     def test_codes(self):
-        for number, code in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)):
+        for number, code in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)):
             with self.assertRaises(SystemExit) as caught, handling(end_at_once):
                 os.kill(os.getpid(), number)
             self.assertEqual((caught.exception.code, caught.exception.name), (code, signal.Signals(number).name))
             self.assertIsInstance(caught.exception, Interrupted)
+
+    def test_nohup_stays(self):
+        code = "from common.run.signals import *; from signal import raise_signal, SIGHUP\n"
+        code += "with handling(end_at_once): raise_signal(SIGHUP)\nprint('still here')"
+        done = subprocess.run(["nohup", sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (0, "still here\n"), done.stderr)
 
     def test_another_thread_has_no_signals(self):
         seen = []

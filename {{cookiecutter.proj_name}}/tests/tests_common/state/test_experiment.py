@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 from dataclasses import replace
@@ -77,6 +78,15 @@ class TestOpen(ExperimentTest):
         latest = self.make("old")
         self.assertEqual(self.open(resume=str(latest), start_epoch=0), (self.root / "run", latest))
 
+    def test_an_older_format_gives_its_weights(self):
+        latest = self.make("old", checkpoint=False)
+        torch.save({"model": {}}, latest)
+        self.assertEqual(self.open(resume=str(self.root / "old"), start_epoch=0), (self.root / "run", latest))
+        with self.assertRaisesRegex(UserError, "nothing to go on from .latest.pt: it has format 0 .*start_epoch 0"):
+            self.open(resume=str(self.root / "old"))
+        config = replace(self.config, model_pt=str(self.root / "old"))
+        self.assertEqual(open_results(config)[1], latest)
+
     def test_one_that_was_started_again_goes_on_by_itself(self):
         other = self.make("old")
         for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
@@ -151,6 +161,28 @@ class TestBackUp(ExperimentTest):
     def test_job_of_a_nested_name(self):
         back_up(self.config, self.root / "mlp" / "run1", torch.device("cpu"))
         self.assertIn("--name mlp/run1_replicate ", (self.root / "mlp" / "run1" / "job.sh").read_text())
+
+    def test_a_folder_whose_name_the_locale_cannot_write(self):
+        folder = self.root / "Größe"
+        folder.mkdir()
+        script = """
+from pathlib import Path
+import torch
+from common import Config, add_log
+from common.log.console import setup_logger
+from common.state.experiment import back_up
+back_up(Config(), Path("run"), torch.device("cpu"))
+setup_logger(Path("run/train.log"))
+add_log(f"in {Path.cwd()}")
+"""
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+        environment["PYTHONPATH"] = str(Path(__file__).parents[3])
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"\ncd '{folder}' ||", (folder / "run" / "job.sh").read_text(encoding="utf-8"))
+        self.assertIn("in /", (folder / "run" / "train.log").read_text(encoding="utf-8"))
+        self.assertNotIn("Traceback", done.stderr)
 
     def test_secrets_are_for_the_owner(self):
         folder = self.root / "run"

@@ -83,11 +83,17 @@ class TestDigest(FileTest):
                 if data != self.good:
                     self.assertIsNotNone(find_fault(self.write(data)), place)
 
-    def test_an_older_file_without_a_digest(self):
+    def test_another_format(self):
         torch.save(self.state, self.folder / "old.pt")
-        with self.assertRaisesRegex(UserError, "old.pt: no checkpoint to go on from: it does not end in the digest"):
-            read_checkpoint(self.folder / "old.pt")
-        self.assertEqual(read_plain(self.folder / "old.pt")["trainer"], {"epoch": 3})
+        self.write(self.good.replace(b"checkpoint 1 sha256", b"checkpoint 2 sha256"), "newer.pt")
+        for name, found in (("old.pt", r"0 \(no digest: .*\)"), ("newer.pt", "2")):
+            message = (
+                f"{name}: .* to go on from: it has format {found}, this engine resumes from format 1; .*start_epoch 0"
+            )
+            with self.assertRaisesRegex(UserError, message):
+                read_checkpoint(self.folder / name)
+            self.assertIsNone(find_fault(self.folder / name, for_weights=True))
+            self.assertEqual(read_plain(self.folder / name)["trainer"], {"epoch": 3})
 
 
 class TestForeign(FileTest):
