@@ -16,6 +16,7 @@ from common.deploy.export import compare, export, trace
 from common.deploy.model_file import ready
 from common.deploy.predictor import Predictor
 from common.state.file import read_checkpoint
+from tests import slow
 from tests.tests_common.deploy.toy import CLASSES, DeployTest, ToyPixelNet
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -55,6 +56,7 @@ class TestExport(DeployTest):
         _, errors = self.call("export", "--format", "pt2", "--output", self.folder / "b.pt2", model=path, expect=2)
         self.assertIn("--model_pt: expected a checkpoint, found an exported model", errors)
 
+    @slow
     @needs_packages(*ONNX)
     def test_onnx(self):
         path = self.check("onnx")

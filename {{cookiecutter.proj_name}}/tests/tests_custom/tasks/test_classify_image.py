@@ -46,6 +46,7 @@ class TestDigits(TrainedTest):
         for size in (1, 64):
             self.assert_equal(self.predict(self.arrays, "--batch_size", size, model=path), self.rows, delta=1e-5)
 
+    @slow
     def test_safetensors(self):
         if find_spec("safetensors") is None:
             self.skipTest("not installed: safetensors")

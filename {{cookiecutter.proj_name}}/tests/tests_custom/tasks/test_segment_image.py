@@ -54,6 +54,7 @@ class TestShapes(TrainedTest):
         self.assertAlmostEqual(lines[0]["shares"]["shape"], self.mask(lines[0]).double().mean().item(), places=6)
         self.assert_equal(self.predict(self.pictures, "--batch_size", 7))
 
+    @slow
     def test_pt2_and_odd_sizes(self):
         path = self.export("pt2", "model.pt2", "--input", self.pictures)
         expected = [(line["confidence"], self.mask(line)) for line in self.predict(self.odd, "--batch_size", 1)]
