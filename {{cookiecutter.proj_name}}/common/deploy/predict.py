@@ -41,14 +41,14 @@ def predict_files(
     root, paths = (Path(), [Path("-")]) if given == "-" else find_inputs(given, output)
     counts = [0, 0]
     with ExitStack() as stack:
-        writer = stack.enter_context(Writer(output)) if output else None
+        writer = stack.enter_context(Writer(output, root)) if output else None
         bar = stack.enter_context(tqdm(total=len(paths), unit="input", disable=not sys.stderr.isatty()))
         for path, answer in predict_all(predictor, paths, batch_size, worker):
             failed = isinstance(answer, InputError)
             line = f"{path}: {answer if failed else predictor.task.describe(answer)}"
-            tqdm.write(line, sys.stderr if failed else sys.stdout)
+            (print if bar.disable else tqdm.write)(line, file=sys.stderr if failed else sys.stdout)
             if writer and not failed:
-                writer.write(path, path.relative_to(root), answer)
+                writer.write(path, answer)
             counts[failed] += 1
             bar.update()
     return counts[0], counts[1]
@@ -62,11 +62,9 @@ def find_inputs(given: str, output: Path | None = None) -> tuple[Path, list[Path
     folder = Path(given)
     if folder.is_file():
         return folder.parent, [folder]
-    names = folder.rglob("*") if folder.is_dir() else map(Path, glob.glob(given, recursive=True))
     root = folder if folder.is_dir() else Path(glob.escape(given).partition("[")[0]).parent
-    paths = sorted(path for path in names if path.is_file() and not _is_hidden(path.relative_to(root)))
-    if output:
-        paths = [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
+    names = _files_below(given, output) if folder.is_dir() else filter(os.path.isfile, glob.glob(given, recursive=True))
+    paths = [Path(name) for name in sorted(names)]
     if not paths:
         match = closest(folder.name, [path.name for path in folder.parent.glob("*")])
         hint = f", did you mean '{match}'?" if match else ""
@@ -74,8 +72,15 @@ def find_inputs(given: str, output: Path | None = None) -> tuple[Path, list[Path
     return root, paths
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files_below(folder: str, output: Path | None) -> Iterator[str]:
+    for place, folders, names in os.walk(folder):
+        inner = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in inner if not (output and _is_same(Path(place, name), output))]
+        yield from (os.path.join(place, name) for name in names if not name.startswith("."))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
 
 
 class _Inputs(Dataset):
@@ -117,10 +122,11 @@ class Writer:
 
     Args:
         folder: Where to write; made if it does not exist.
+        root: The folder that all inputs have in common; pictures are named after what is below it.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, root: Path):
+        self.folder, self.root = folder, root
 
     def __enter__(self) -> Writer:
         try:
@@ -136,17 +142,11 @@ class Writer:
         self._csv.close()
         self._jsonl.close()
 
-    def write(self, path: Path, name: Path, answer: Answer) -> None:
-        """Write one answer.
-
-        Args:
-            path: The input.
-            name: Its name below the folder that all inputs have in common, for the names of its pictures.
-            answer: The answer.
-        """
+    def write(self, path: Path, answer: Answer) -> None:
+        """Write the answer for one input."""
         line: dict[str, Any] = {"input": str(path)}
         for key, value in answer.items():
-            line[key] = self._picture(f"{key}/{name}.png", value) if isinstance(value, bytes) else value
+            line[key] = self._picture(key, path, value) if isinstance(value, bytes) else value
         print(json.dumps(line), file=self._jsonl)
         row = _flat(line)
         if self._table is None:
@@ -154,11 +154,11 @@ class Writer:
             self._table.writeheader()
         self._table.writerow(row)
 
-    def _picture(self, name: str, data: bytes) -> str:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return os.path.relpath(path, self.folder)
+    def _picture(self, key: str, path: Path, data: bytes) -> str:
+        name = f"{key}/{path.relative_to(self.root)}.png"
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(data)
+        return name
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> dict[str, Any]:

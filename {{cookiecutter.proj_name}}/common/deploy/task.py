@@ -100,7 +100,8 @@ def read_picture(source: Source, mode: str = "RGB", size: int | None = None) -> 
             raise ValueError(f"expected an array (channels, height, width), found the shape {tuple(source.shape)}")
         return torch.as_tensor(source)
     with Image.open(source) as file:
-        image = ImageOps.exif_transpose(file).convert(mode)
+        ImageOps.exif_transpose(file, in_place=True)
+        image = file.convert(mode)
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3)
     return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
