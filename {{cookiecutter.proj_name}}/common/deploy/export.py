@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +98,31 @@ def trace(model: torch.nn.Module, inputs: Inputs) -> ExportedProgram:
     """Return a model's graph, for any number of samples, and for any size that it takes.
 
     The sizes are all dimensions but the first, the samples, and an image's channels. They are dynamic if the model
-    takes an input with each of them enlarged by a different number.
+    takes an input in which each of them is enlarged, or else reduced, by a different number.
     """
     twice = tuple(torch.cat([value, value])[:2] for value in inputs)  # a batch of 1 would be taken for a constant
-    sizes = {0, 1} if twice[0].ndim == 2 and not twice[0].is_floating_point() else {0, *range(2, twice[0].ndim)}
-    dims = sizes if len(twice) == 1 and _takes(model, _enlarged(twice[0], sizes)) else {0}
-    shapes = tuple(dict.fromkeys(dims, Dim.DYNAMIC) for _ in twice)
+    first = twice[0]
+    sizes = {1} if first.ndim == 2 and not first.is_floating_point() else set(range(2, first.ndim))
+    others = [_resized(first, sizes, sign) for sign in (1, -1)] if len(twice) == 1 else []
+    with suppress(Exception):  # of code that does not work with sizes that are not known yet
+        if any(_takes(model, other) for other in others):
+            return _trace(model, twice, {0} | sizes)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a page
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, twice, dynamic_shapes=shapes)
+        return _trace(model, twice, {0})
     except Exception as error:  # torch.export raises whatever the model's code runs into
         name = type(model).__name__
         raise RunError(f"{name} cannot be exported: {type(error).__name__}: {one_line(error, 300)}") from error
 
 
-def _enlarged(value: torch.Tensor, dims: set[int]) -> torch.Tensor:
-    shape = [size + 3 + 2 * dim if dim in dims - {0} else size for dim, size in enumerate(value.shape)]
+def _trace(model: torch.nn.Module, inputs: Inputs, dims: set[int]) -> ExportedProgram:
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a page
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, inputs, dynamic_shapes=[dict.fromkeys(dims, Dim.DYNAMIC) for _ in inputs])
+
+
+def _resized(value: torch.Tensor, dims: set[int], sign: int) -> torch.Tensor:
+    """Return zeros like a value, each of the dimensions larger or smaller by a number of its own."""
+    shape = [max(1, size + sign * (3 + 2 * dim)) if dim in dims else size for dim, size in enumerate(value.shape)]
     return value.new_zeros(shape)
 
 

@@ -173,12 +173,33 @@ class TestGraph(unittest.TestCase):
             image = torch.rand(shape)
             torch.testing.assert_close(graph(image), model(image))
 
+    def test_tokens_up_to_the_context(self):
+        class Tokens(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding, self.position = torch.nn.Embedding(9, 4), torch.nn.Embedding(16, 4)
+
+            def forward(self, tokens):
+                return self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
+
+        model, file = Tokens(), io.BytesIO()
+        torch.export.save(trace(ready(model, torch.device("cpu")), (torch.zeros(1, 16, dtype=torch.long),)), file)
+        file.seek(0)
+        graph = torch.export.load(file).module()
+        for length in (2, 7, 16):
+            tokens = torch.arange(length)[None].expand(3, -1) % 9
+            torch.testing.assert_close(graph(tokens), model(tokens))
+
     def test_samples_alone_otherwise(self):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
         graph = self.graph_of(model, 2, 3, 2, 2)
         self.assertEqual(graph(torch.rand(7, 3, 2, 2)).shape, (7, 2))
         with self.assertRaises(AssertionError):
             graph(torch.rand(7, 3, 4, 4))
+
+        with mock.patch.object(exporting, "_takes", lambda model, value: True):
+            graph = self.graph_of(model, 2, 3, 2, 2)
+        self.assertEqual(graph(torch.rand(7, 3, 2, 2)).shape, (7, 2))
 
     def test_what_cannot_be_traced_is_named(self):
         class Odd(torch.nn.Module):
