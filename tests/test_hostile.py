@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SOURCE, render, run, text_of
+from conftest import ROOT, SOURCE, bake, python, render, run, text_of
 
 BLANKS = [
     "", " ", " lead", "trail ", "a b", "tab\there", "line\nbreak", "return\r", "bell\x07", "\x1b[0m", "\u2028",
@@ -77,6 +77,14 @@ def test_package_names(tmp_path, name):
     project = outcome(tmp_path, package_name=name)
     assert (project is not None) == (name in PACKAGES[:4])
     assert project is None or (works(project) and (project / name / "trainer.py").exists())
+
+
+@pytest.mark.parametrize("name", ["config", "launch", "nn"])
+def test_a_package_named_as_the_code_names_something_else(tmp_path, name):
+    project = bake(tmp_path, package_name=name)
+    short = "--config configs/default.yaml --gpu_ids -1 --progress.epoch 1 --progress.iters_per_epoch 1 --name".split()
+    python("train.py", *short, "trained", cwd=project)
+    python("plain_loop.py", *short, "plain", cwd=project)
 
 
 @pytest.mark.parametrize("text", TEXTS + BLANKS)

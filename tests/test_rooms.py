@@ -91,7 +91,8 @@ def test_the_example_trains_and_is_evaluated(lacking):
     train(project)
     flags = ["--model_pt", "experiments/digits", "--gpu_ids", "-1"]
     python("evaluate.py", "--config", "configs/eval.yaml", *flags, cwd=project)
-    results = project / "results/digits"
+    (summary,) = project.glob("results/digits/*/summary.json")
+    results = summary.parent
     assert json.loads((results / "summary.json").read_text()).keys() >= {"accuracy"}
     assert (results / "predictions.png").exists() == ("vision" not in missing)
     assert (results / "confusion.png").exists() == ("measures" not in missing)

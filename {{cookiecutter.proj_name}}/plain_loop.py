@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
     import common
-    from common.data.loader import on_device, open_pass
+    from common.data.batches import open_pass
+    from common.data.loader import on_device
     from common.engine.agenda import Counters
     from common.engine.base_trainer import evaluate, evaluating
     from common.log.curves import Curves

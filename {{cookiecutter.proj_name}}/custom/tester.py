@@ -36,10 +36,11 @@ class CustomTester(BatchTester):
     def after_test_step(self, iteration: int, data_dict: dict, output_dict: dict, result_dict: dict) -> None:
         """Add a classification's guess to the sample's line in ``samples.csv``, and its picture to the page."""
         row = self.rows[-1]
-        if "label" in data_dict and "mask" not in data_dict:
+        if output_dict["logits"].ndim == 1:
             probabilities = output_dict["logits"].float().softmax(dim=0)
             guess = int(probabilities.argmax())
-            row.update(label=int(data_dict["label"]), guess=guess, confidence=float(probabilities[guess]))
+            row.update({"label": int(data_dict["label"])} if "label" in data_dict else {})  # a set may have no labels
+            row.update(guess=guess, confidence=float(probabilities[guess]))
         if self.page:
             self.page.add(row, data_dict, output_dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from common.config.errors import UserError
 from common.config.load import check_value
@@ -40,6 +40,9 @@ def build_loader(
     transforms = _take_pipeline(section, "transforms", where)
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
+    if isinstance(dataset, IterableDataset):
+        hint = "a stream needs a loader of your own, registered in custom/trainer.py"
+        raise UserError(f"{where}.type: expected a map-style data set, found {section['type']}, a stream; {hint}")
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
     rate = options.pop("sample_rate", None)
@@ -81,8 +84,12 @@ def build_loss(section: Section) -> LossSet:
         keys = _copy(keys, where)
         weights[name] = check_value(float, keys.pop("weight", 1.0), f"{where}.weight")
         if "input_name" in keys:
-            input_names[name] = keys.pop("input_name")
+            input_names[name] = check_value(list[str], keys.pop("input_name"), f"{where}.input_name")
         terms[name] = LOSS_REGISTRY.build(keys, where)
+        if name not in input_names and type(terms[name]).__module__.startswith("torch."):
+            raise UserError(
+                f"{where}: {keys['type']} needs input_name, the tensors to compare, such as [logits, label]"
+            )
     return LossSet(terms, weights, input_names)
 
 

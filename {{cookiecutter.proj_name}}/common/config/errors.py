@@ -24,7 +24,7 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like a misspelled one; None if none is like it."""
-    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+    return next(iter(get_close_matches(f"{name}", sorted(known), n=1)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, _NAMED, Any)
 _MOST_VALUES = 1_000_000  # in a file
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
+_WORDS |= {list[str]: "a list of names, such as [logits, label]"}
 
 
 class WrongKey(UserError):

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from common.config.errors import UserError, closest
+from common.config.errors import UserError, closest, one_line
 
 # The types of a config's plain values, and what each accepts; True is no number here.
 _PLAIN = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
@@ -92,7 +92,7 @@ class Registry:
         """Call the class that ``section["type"]`` names with the section's other keys, ``args`` and ``extra``.
 
         Raise a UserError that begins with ``where``, the section's key, if the type is unknown, if the arguments do not
-        fit its signature, or if it refuses a value with a ValueError.
+        fit its signature, or if it fails with a ValueError, an OverflowError or an error of torch or of the memory.
         """
         if not isinstance(section, dict) or not isinstance(section.get("type"), str):
             raise UserError(f"{where}: expected a section with a 'type', found {section!r}")
@@ -101,8 +101,8 @@ class Registry:
         _check_arguments(cls, where, args, {**keys, **extra})
         try:
             return cls(*args, **keys, **extra)
-        except ValueError as error:
-            raise UserError(f"{where}: {section['type']}: {error}") from error
+        except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
+            raise UserError(f"{where}: {section['type']}: {one_line(error, 500)}") from error
 
     def _offers(self) -> dict[str, str]:
         """Return the names that the rooms of this project register, each with its module."""
@@ -125,8 +125,9 @@ def _check_arguments(cls: Callable, where: str, args: tuple, kwargs: dict[str, A
         signature.bind(*args, **kwargs)
         for name, parameter in signature.parameters.items():
             fitting = _PLAIN.get(parameter.annotation) if isinstance(parameter.annotation, type) else None
-            if fitting and name in kwargs and type(kwargs[name]) not in fitting:
-                raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {kwargs[name]!r}")
+            value = kwargs.get(name)
+            if fitting and name in kwargs and (type(value) not in fitting or value != value):  # NaN is no number
+                raise TypeError(f"'{name}' must be of type {parameter.annotation.__name__}, found {value!r}")
     except TypeError as error:
         shown = ", ".join(str(parameter) for parameter in list(signature.parameters.values())[len(args) :])
         raise UserError(f"{where}: {error}; the signature is {cls.__name__}({shown})") from None

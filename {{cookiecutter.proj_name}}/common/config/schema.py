@@ -72,7 +72,8 @@ class OptimizerConfig:
     """Further arguments of the optimizer, such as {betas: [0.9, 0.98]}."""
     lr_scheduler: Section | None = None
     """Schedule: {type: a name in torch.optim.lr_scheduler or a registered one, ...its arguments}. A length left out
-    (T_max, total_iters, total_steps) is the whole run. In epochs (mode epoch) or optimizer steps (mode iter)."""
+    (T_max, total_iters, total_steps) is the whole run, planned anew if a resumed run is longer. In epochs (mode epoch)
+    or optimizer steps (mode iter)."""
     warmup: NonNegative = 0
     """Linear warm-up before the schedule, in the schedule's unit (epochs or optimizer steps). 0: none."""
     warmup_factor: Annotated[float, Limit("a number above 0, up to 1", lambda v: 0 < v <= 1)] = 0.01
@@ -117,8 +118,8 @@ class DirConfig:
     """Folder of all experiments; a run writes to <expr_dir>/<name>."""
     data_dir: PathText = "data"
     """Root folder of all data sets."""
-    eval_dir: PathText = "results/{name}"
-    """Where evaluate.py writes; {name} and {time} are filled in."""
+    eval_dir: PathText = "results/{run}/{checkpoint}"
+    """Where evaluate.py writes, never over other results; {run}, {checkpoint}, {name} and {time} are filled in."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ProgressConfig:
     epoch_eval: NonNegative = 0
     """Evaluate on dataset.eval every so many epochs."""
     init_eval: bool = False
-    """Evaluate once before training."""
+    """Evaluate once before training, not again when a run resumes."""
     max_samples_eval: Positive | None = None
     """Evaluate on at most so many samples during training. null: all."""
     save_progress: bool = False

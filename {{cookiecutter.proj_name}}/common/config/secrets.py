@@ -40,7 +40,7 @@ def redact(value: Any, key: str = "", mask: Callable[[Any], str] = lambda secret
 def digest(secret: Any) -> str:
     """Return what tells a secret from most others without giving it away: 16 bits of its hash."""
     text = str(secret)
-    return text if text.startswith(HIDDEN) else f"{HIDDEN} {sha256(text.encode()).hexdigest()[:4]}"
+    return text if text.startswith(HIDDEN) else f"{HIDDEN} {sha256(ascii(text).encode()).hexdigest()[:4]}"
 
 
 def find_secrets(value: Any) -> set[str]:
@@ -57,7 +57,7 @@ def hide(text: str, secrets: Iterable[str] = ()) -> str:
     What is short, or a number, is hidden as a whole word only.
     """
     for secret in sorted(secrets, key=len, reverse=True):
-        for form in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="")}:
+        for form in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, "", errors="replace")}:
             is_long = len(form) > 7 and not form.isdigit()
             text = text.replace(form, HIDDEN) if is_long else re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", HIDDEN, text)
     return _CREDENTIALS.sub(HIDDEN, text)

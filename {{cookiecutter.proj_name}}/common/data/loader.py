@@ -1,14 +1,14 @@
-"""Loaders whose order depends on seed, epoch and position alone, and their batches on the way to a training."""
+"""Loaders whose order depends on seed, epoch and position alone; any loader's workers and way to the device."""
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from common.config.console import protect_console
 from common.data.dataset import PositionedBatchSampler, SampleReader, collate
-from common.run.distributed import get_data_size, let_threads_rest
+from common.run.distributed import let_threads_rest
 from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
 from common.run.strategy import map_nested, move_to
 
@@ -33,6 +33,7 @@ class Loader(DataLoader):
 
     dataset: Any
     batch_sampler: Any
+    running_pass: Callable[[], Any]
     transform_batch: Callable[[dict], dict] | None = None
 
     def __iter__(self) -> Any:
@@ -42,6 +43,7 @@ class Loader(DataLoader):
             let_threads_rest()
         batches = super().__iter__()
         ignore_child_exits()
+        self.running_pass = weakref.ref(batches)
         return batches
 
 
@@ -81,7 +83,21 @@ def make_loader(
     return loader
 
 
-def _start_worker(_number: int) -> None:
+def start_pass(loader: Any) -> Iterator[dict]:
+    """Return an iterator over any loader, whose workers outlive a signal to all of the run's processes."""
+    if isinstance(loader, Loader) or not getattr(loader, "num_workers", 0):
+        return iter(loader)
+    own = loader.worker_init_fn
+    if getattr(own, "func", None) is not _start_worker:
+        loader.worker_init_fn = partial(_start_worker, own=own)
+    let_threads_rest()
+    batches = iter(loader)
+    ignore_child_exits()
+    loader.running_pass = weakref.ref(batches)
+    return batches
+
+
+def _start_worker(number: int, own: Callable[[int], Any] | None = None) -> None:
     """Make a worker end with its trainer, whose connections to other ranks it would keep open otherwise."""
     protect_console()  # where the worker is no fork of the trainer
     ForkingPickler.register(torch.Tensor, _hand_over)
@@ -90,6 +106,8 @@ def _start_worker(_number: int) -> None:
     parent = multiprocessing.parent_process()
     if multiprocessing.get_start_method() == "fork" and parent and os.getppid() != parent.pid:
         os._exit(1)  # the trainer has died already
+    if own:
+        own(number)
 
 
 def _hand_over(tensor: torch.Tensor) -> tuple[Callable, tuple]:
@@ -101,11 +119,25 @@ def _hand_over(tensor: torch.Tensor) -> tuple[Callable, tuple]:
 
 
 def stop_workers(loader: Any) -> None:
-    """End the persistent workers of a loader, which otherwise live until Python collects the loader."""
-    if getattr(loader, "_iterator", None) is not None:
-        with suppress(RuntimeError):  # one of them has died already
-            loader._iterator._shutdown_workers()
-        loader._iterator = None
+    """End a loader's workers, which otherwise live until Python collects it, or hinder its end."""
+    for batches in (getattr(loader, "_iterator", None), getattr(loader, "running_pass", lambda: None)()):
+        if hasattr(batches, "_shutdown_workers"):
+            with suppress(RuntimeError):  # one of them has died already
+                batches._shutdown_workers()
+            loader._iterator = None
+
+
+def batch_size_of(loader: Any) -> int:
+    """Return the samples per batch on one rank; 1 for a loader that does not tell."""
+    return getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+
+
+def length_of(loader: Any) -> int | None:
+    """Return the number of batches in a pass over any loader, or None if it does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def find_sizes_at(loader: Any) -> Callable[[int], tuple[int, int]] | None:
@@ -113,23 +145,12 @@ def find_sizes_at(loader: Any) -> Callable[[int], tuple[int, int]] | None:
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)
 
 
-def open_pass(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[dict]:
-    """Return the batches of one pass over a loader, from batch number ``start`` on."""
-    batch_sampler: Any = getattr(loader, "batch_sampler", None)
-    if hasattr(batch_sampler, "set_position"):
-        batch_sampler.set_position(epoch, start)
-        return iter(loader)
-    sampler = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
-    return islice(iter(loader), start, None)  # a foreign loader reads the batches before, too
-
-
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
     """Return the batches on the device; a GPU receives each while it computes with the one before."""
     if device.type == "cuda":
         return prefetch(batches, device)
-    return iter(batches) if device.type == "cpu" else (move_to(batch, device) for batch in batches)
+    batches = start_pass(batches)
+    return batches if device.type == "cpu" else (move_to(batch, device) for batch in batches)
 
 
 def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
@@ -146,7 +167,7 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
             value.record_stream(backend.current_stream())
         return value
 
-    for batch in batches:
+    for batch in start_pass(batches):
         with backend.stream(stream):
             copied = move_to(batch, device)
         if upcoming is not None:
@@ -155,53 +176,3 @@ def prefetch(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
         upcoming = map_nested(copied, keep_memory)
     if upcoming is not None:
         yield upcoming
-
-
-class TrainingBatches:
-    """The batches of epoch after epoch on the device; the gradients of ``accumulate`` batches make an optimizer step.
-
-    By epochs, each epoch is one pass over the loader. By iterations, an epoch resumes where the last one stopped: the
-    position in the passes follows from the number of iterations made.
-    """
-
-    def __init__(self, loader: Any, by_epoch: bool, per_epoch: int | None, accumulate: int, device: torch.device):
-        self.loader, self.by_epoch, self.per_epoch = loader, by_epoch, per_epoch or len(loader)
-        self.transform = getattr(loader, "transform_batch", None)
-        # Optimizer steps an epoch; an accumulation window never reaches into the next epoch.
-        self.steps_per_epoch = math.ceil(self.per_epoch / accumulate)
-        self._accumulate, self._device, self._data_size = accumulate, device, get_data_size()
-        # A loader that does not tell its batches' sizes counts them alike.
-        self._sizes_at = find_sizes_at(loader) or (lambda batch: (1, self._data_size))
-        self._endless: Iterator[dict] | None = None
-        self._first = 0  # the position in the passes of this epoch's first batch
-
-    def open(self, epoch: int, iteration: int, total: int) -> Iterator[dict]:
-        """Return the batches of an epoch from an iteration on, after ``total`` iterations of the run."""
-        if self.by_epoch:
-            return on_device(open_pass(self.loader, epoch, iteration), self._device)
-        self._first = total - iteration
-        if self._endless is None:
-            self._endless = on_device(self._passes(total), self._device)
-        return self._endless
-
-    def _passes(self, done: int) -> Iterator[dict]:
-        epoch, start = divmod(done, len(self.loader))
-        while True:
-            yield from open_pass(self.loader, epoch, start)
-            epoch, start = epoch + 1, 0
-
-    def window(self, iteration: int) -> tuple[bool, float | None, int]:
-        """Return whether a batch closes its accumulation window, the weight of its loss, and its samples on this rank.
-
-        The weight is the batch's share of the window's samples on all ranks, times the number of ranks, since these
-        average their gradients; None for 1.
-        """
-        size, whole = self._sizes_at(self._first + iteration)
-        closes_window = True
-        if self._accumulate > 1:
-            start = iteration - iteration % self._accumulate
-            stop = min(start + self._accumulate, self.per_epoch)
-            closes_window = iteration + 1 == stop
-            whole = sum(self._sizes_at(self._first + i)[1] for i in range(start, stop))
-        weight = size * self._data_size / whole
-        return closes_window, None if weight == 1 else weight, size

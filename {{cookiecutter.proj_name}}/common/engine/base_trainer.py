@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
-from common.data.loader import TrainingBatches, find_sizes_at, on_device
+from common.data.batches import TrainingBatches
+from common.data.loader import find_sizes_at, length_of, on_device
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
 from common.log import activations
@@ -58,7 +59,13 @@ def evaluate(
         data_dict = transform(data_dict) if transform else data_dict
         output_dict, results = step(iteration, data_dict, size)
         if size:
-            metric.update(output_dict, data_dict)
+            try:
+                metric.update(output_dict, data_dict)
+            except KeyError as error:
+                if error.args[0] in (found := {**data_dict, **output_dict}):
+                    raise
+                hint = "a set without labels is evaluated without metrics, by --metric {}"
+                raise UserError(f"metric: found no {error} in a batch, but {', '.join(found)}; {hint}") from error
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
         if activations.tensors:
@@ -251,7 +258,7 @@ class TrainerBase(metaclass=ABCMeta):
 
     def run_validation(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
-        if not self.val_loader:  # none, or an empty one
+        if self.val_loader is None or length_of(self.val_loader) == 0:
             return
         agenda, total = self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration

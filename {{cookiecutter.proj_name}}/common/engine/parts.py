@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.config.schema import OptimizerConfig
+from common.data.batches import find_doubt
+from common.data.loader import batch_size_of
 from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
@@ -34,9 +37,16 @@ def check_registered(trainer: Trainer) -> None:
     for name in trainer.optimizers:
         if name not in models:
             raise UserError(f"{type(trainer).__name__}: optimizer '{name}' has no model, {nearest(name, models)}")
+    if MAIN not in trainer.optimizers:
+        _check_unused(trainer)
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
+    if doubt := find_doubt(trainer.train_loader):
+        ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
+        add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
+    for name in config.metric.keys() & {*config.loss, "loss"}:
+        raise UserError(f"metric.{name}: the loss or a term of it has this name, choose another")
     counts = gather(trainer.iterations_per_epoch)
     if len(set(counts)) > 1:
         found = ", ".join(map(str, counts))
@@ -47,6 +57,18 @@ def check_registered(trainer: Trainer) -> None:
         raise UserError("trainer.early_stop: needs dataset.val, found none")
     if trainer.val_loader is None and config.checkpoint.best_metric:
         add_log("checkpoint.best_metric selects nothing, since there is no dataset.val", "WARNING")
+
+
+def _check_unused(trainer: Trainer) -> None:
+    """Refuse keys of ``optim`` that no optimizer reads; warn of them where a run goes on that has had them before."""
+    default = OptimizerConfig()
+    unused = [key for key in vars(default) if getattr(trainer.config.optim, key) != getattr(default, key)]
+    if unused:
+        instead = f"set them in {', '.join(f'optim.named.{name}' for name in trainer.optimizers)}"
+        text = f"optim.{', optim.'.join(unused)}: without effect, since each optimizer has a name; {instead}"
+        if trainer.session.checkpoint is None or not trainer.session.goes_on:
+            raise UserError(text)
+        add_log(text, "WARNING")
 
 
 def _check_plateau(trainer: Trainer, scheduler: ReduceLROnPlateau, where: str) -> None:
@@ -101,9 +123,12 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     steps: dict[str, OptimizerStep] = {}
     on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
     precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
+    epochs = trainer.config.progress.epoch
     for name, optimizer in trainer.optimizers.items():
         scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
-        steps[name] = OptimizerStep(optimizer, scheduler, section, model, precision, only, on_skipped, strategy)
+        steps[name] = OptimizerStep(
+            optimizer, scheduler, section, model, precision, only, on_skipped, strategy, trainer.schedule_length, epochs
+        )
     return steps
 
 
@@ -115,13 +140,8 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {part_name("model", name): strategy.model_part(model) for name, model in trainer.forms.bare.items()}
     for name, step in trainer.steps.items():
         parts |= {part_name(kind, name): part for kind, part in step.parts().items()}
-    parts |= {
-        "trainer": trainer,
-        "meters": trainer.meters,
-        "selection": Trackers(trainer.trackers),
-        "monitor": trainer.curves,
-    }
-    parts["random"] = RandomState()
+    parts |= {"trainer": trainer, "meters": trainer.meters, "selection": Trackers(trainer.trackers)}
+    parts |= {"monitor": trainer.curves, "random": RandomState()}
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
     about = describe_run(trainer.config, trainer.train_loader)
     return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy, about)
@@ -134,7 +154,7 @@ def start_banner(trainer: Trainer) -> None:
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     loader, name, parts = trainer.train_loader, trainer.session.strategy.name, get_data_size()
-    batch = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", 1)
+    batch = batch_size_of(loader)
     strategy = "" if name == "none" else f" ({name})"
     mode = f", compiled ({config.compile})" if isinstance(config.compile, str) else ", compiled" * config.compile
     precision = config.precision + mode + ", channels last" * config.channels_last

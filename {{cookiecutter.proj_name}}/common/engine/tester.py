@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from common.config.errors import UserError
 from common.config.schema import Config
+from common.data.loader import batch_size_of
 from common.engine.agenda import StopControl
 from common.engine.base_trainer import StepResult, evaluate, evaluating
 from common.log.console import add_log
@@ -138,6 +140,13 @@ class BaseTester(metaclass=ABCMeta):
 
 class SingleTester(BaseTester):
     """For loaders with a batch size of 1: the batch is the case."""
+
+    def register_loader(self, test_loader: DataLoader) -> None:
+        """Register the loader of the test set; a UserError unless its batch size is 1."""
+        if (size := batch_size_of(test_loader)) != 1:
+            name = type(self).__name__
+            raise UserError(f"dataset.eval.batch_size: {name} takes single samples, expected 1, found {size}")
+        super().register_loader(test_loader)
 
     def split_batch_dict(self, iteration: int, data_dict: dict, output_dict: dict) -> tuple[list[dict], list[dict]]:
         """Return the batch as its only case."""

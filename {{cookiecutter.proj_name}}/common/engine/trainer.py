@@ -102,6 +102,8 @@ class Trainer(TrainerBase):
         self.stop.start(counters.total_iterations)
         if progress.init_eval and counters.total_iterations == 0:
             self.agenda.add("evaluate")
+        elif progress.init_eval:
+            add_log("progress.init_eval: this run has begun already, so there is no evaluation before it")
         self._run_due_tasks()
         while counters.epoch < progress.epoch and not self.best.should_stop:
             self._train_epoch(counters.epoch)
@@ -158,7 +160,7 @@ class Trainer(TrainerBase):
         output_dict, result_dict = self._train_step(epoch, iteration, data_dict)
         if self.inspector:
             self.inspector.after_forward(epoch, iteration, result_dict)
-        self._backward(result_dict, weight, closes_window)
+        result_dict = self._backward(result_dict, weight, closes_window)
         if self.inspector:
             self.inspector.after_backward(epoch, iteration)
         self.after_backward(epoch, iteration, data_dict, output_dict, result_dict)
@@ -209,32 +211,40 @@ class Trainer(TrainerBase):
         if closes_window:
             step.step((self.epoch, self.iteration))
             torch.clear_autocast_cache()  # which has the old weights
-            if not self.batches.by_epoch:
+            if not (self.batches.by_epoch or step.spans_run):
                 step.step_scheduler()
 
-    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> None:
-        """Differentiate the loss, or with several optimizers each one's own."""
+    def _backward(self, result_dict: dict, weight: float | None, closes_window: bool) -> dict:
+        """Differentiate the loss, or with several optimizers each one's own, and return the results with each."""
         if "loss" not in result_dict and not self._stepped:
             raise UserError(f"train_step: its results have no 'loss' to differentiate, found {', '.join(result_dict)}")
         losses = result_dict.get("loss", {})
         if isinstance(losses, dict):
-            result_dict |= {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
+            named = {part_name("loss", name): loss for name, loss in {**self._stepped, **losses}.items()}
+            _refuse_shared(result_dict.keys() & named.keys() - {"loss"}, "an optimizer's loss")
+            result_dict = result_dict | named
         else:
             losses = {MAIN: losses}
         last = len(losses) - 1
         for i, (name, loss) in enumerate(losses.items()):
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise UserError(f"train_step: 'loss' must be a tensor of one element, found {found}")
             if name not in self.steps:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
             if name in self._stepped:
                 raise UserError(f"train_step: a 'loss' for optimizer '{name}', which has made its step; leave one out")
             self.steps[name].backward(loss if weight is None else loss * weight, closes_window, i < last)
+        return result_dict
 
     def _log_iteration(self, epoch: int, iteration: int) -> None:
-        values = self.meters.flush()
+        values, own = self.meters.flush(), self.progress.measure(self.total_iterations)
+        settings: dict[str, float] = {}
         for name, step in self.steps.items():
-            values |= {part_name(key, name): value for key, value in step.log_values().items()}
-        pace = self.progress.measure(self.total_iterations)
-        self.curves.add_scalars("train", values | pace, epoch, self.total_iterations)
+            settings |= {part_name(key, name): value for key, value in step.log_values().items()}
+        _refuse_shared(values.keys() & (settings | own).keys(), "a value that the engine logs")
+        values |= settings
+        self.curves.add_scalars("train", values | own, epoch, self.total_iterations)
         place, text = f"epoch {epoch} iteration {iteration + 1}/{self.batches.per_epoch}", parts.format_scalars(values)
         add_log(f"{place} | {text} | {self.progress.describe()}", in_bar=True)
         self.progress.set_postfix_str(text, refresh=False)
@@ -305,12 +315,21 @@ class Trainer(TrainerBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""
-        return self.counters.state_dict() | self.agenda.state_dict()
+        state = self.counters.state_dict() | self.agenda.state_dict()
+        return state | {"loader": self.batches.foreign.state_dict()} if self.batches.foreign else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from ``state_dict``."""
         self.counters.load_state_dict(state)
         self.agenda.load_state_dict(state)
+        if self.batches.foreign:
+            self.batches.foreign.load_state_dict(state.get("loader", {}))
+
+
+def _refuse_shared(names: set[str], other: str) -> None:
+    """Raise a UserError for a result of a step with a name that stands for something else."""
+    if names:
+        raise UserError(f"train_step: its result '{min(names)}' has the name of {other}; choose another")
 
 
 class EpochBasedTrainer(Trainer):

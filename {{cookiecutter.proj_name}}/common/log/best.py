@@ -46,9 +46,8 @@ class BestTracker:
     def check(self, names: Iterable[str]) -> None:
         """Raise a UserError if the metric is not among the names of a validation's results."""
         if self.metric is not None and self.metric not in (names := [*names]):
-            raise UserError(
-                f"checkpoint.best_metric: no '{self.metric}' in the validation, {nearest(self.metric, names)}"
-            )
+            hint = nearest(self.metric, names)
+            raise UserError(f"checkpoint.best_metric: no '{self.metric}' in the validation, {hint}")
 
     def rank(self, summary: Mapping[str, float], name: str) -> list[str]:
         """Rank a validation among the best by the name of its checkpoint, and return the names that dropped out."""

@@ -17,7 +17,7 @@ from common.config.secrets import hide
 from common.run.distributed import get_rank
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOENT")
+_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE")
 DISK_ERRORS = {getattr(errno, name, None) for name in _DISK}
 _LINE = "{level: <7} | {message}"
 _complained: dict[str, float] = {}  # when, by what about

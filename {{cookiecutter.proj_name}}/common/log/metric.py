@@ -70,6 +70,9 @@ class Meters:
         """Move the pending values to the host, one transfer per name, and add them to both windows."""
         for name, entries in self._pending.items():
             values, sizes = zip(*entries, strict=True)
+            shapes = {tuple(v.shape) for v in values if isinstance(v, torch.Tensor) and v.numel() != 1}
+            if shapes:
+                raise UserError(f"a step's result '{name}': expected a single value, found one of shape {min(shapes)}")
             if any(isinstance(value, torch.Tensor) and not value.is_cpu for value in values):
                 values = torch.stack([torch.as_tensor(value).reshape(()) for value in values]).tolist()
             values = [float(value) for value in values]

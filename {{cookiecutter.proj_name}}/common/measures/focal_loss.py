@@ -17,7 +17,7 @@ class FocalLoss(nn.Module):
 
     Args:
         gamma: The exponent; 0 is the cross-entropy.
-        alpha: For a binary target the weight of class 1, in [0, 1]; class 0 has 1 - alpha. None: both have 1.
+        alpha: Weight of every class but class 0, which has 1 - alpha; in [0, 1]. None: all classes have weight 1.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None):

@@ -10,6 +10,7 @@ import torch
 
 from common.config.registry import METRIC_REGISTRY
 from common.log.metric import MeanMetric, class_numbers, pick, predicted_classes
+from common.measures.torch_metric import one_line_refusals
 
 
 class _Overlap(MeanMetric):
@@ -41,9 +42,15 @@ class _Overlap(MeanMetric):
         """Return the value of each image, NaN if it has none of the classes."""
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
-        """Return the value of each image, float32 (batch,)."""
+        """Return the value of each image, float32 (batch,).
+
+        Raises:
+            UserError: torchmetrics refuses it, such as for classes from ``num_classes`` on.
+        """
         logits, target = pick(self.input_name, "metric", output_dict, data_dict)
-        return self._score(predicted_classes(logits), class_numbers(target, logits), **self._options).nan_to_num(1.0)
+        with one_line_refusals(self):
+            values = self._score(predicted_classes(logits), class_numbers(target, logits), **self._options)
+        return values.nan_to_num(1.0)
 
 
 @METRIC_REGISTRY.register()

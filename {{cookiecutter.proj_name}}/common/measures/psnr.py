@@ -8,6 +8,7 @@ import torch
 
 from common.config.registry import METRIC_REGISTRY
 from common.log.metric import MeanMetric, pick
+from common.measures.torch_metric import one_line_refusals
 
 
 @METRIC_REGISTRY.register()
@@ -30,7 +31,12 @@ class PSNR(MeanMetric):
         self.data_range, self.input_name, self._ratio = data_range, input_name, peak_signal_noise_ratio
 
     def measure(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
-        """Return the value of each image, (batch,)."""
+        """Return the value of each image, (batch,).
+
+        Raises:
+            UserError: torchmetrics refuses it, such as for different shapes.
+        """
         prediction, truth = pick(self.input_name, "metric", output_dict, data_dict)
         axes = tuple(range(1, truth.ndim))
-        return self._ratio(prediction, truth, data_range=self.data_range, dim=axes, reduction="none")
+        with one_line_refusals(self):
+            return self._ratio(prediction, truth, data_range=self.data_range, dim=axes, reduction="none")

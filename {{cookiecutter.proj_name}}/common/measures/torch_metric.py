@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
+from common.config.errors import UserError, one_line
 from common.log.metric import BaseMetric, class_numbers, pick, predicted_classes
 from common.run.distributed import gather_data, is_distributed
 
@@ -41,13 +43,29 @@ class TorchMetric(BaseMetric):
         self.metric.reset()
 
     def update(self, output_dict: dict, data_dict: dict) -> None:
-        """Take in a batch; the counts stay on the device."""
+        """Take in a batch; the counts stay on the device.
+
+        Raises:
+            UserError: torchmetrics refuses it, such as for classes from ``num_classes`` on.
+        """
         prediction, truth = self.inputs(output_dict, data_dict)
-        self.metric.to(prediction.device).update(prediction, truth)
+        with one_line_refusals(self):
+            self.metric.to(prediction.device).update(prediction, truth)
 
     def compute(self) -> float:
         """Return the value over everything seen since the last reset. Collective."""
         return float(self.metric.compute())
+
+
+@contextmanager
+def one_line_refusals(metric: BaseMetric) -> Iterator[None]:
+    """Turn what torchmetrics refuses into a UserError that names the metric."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"metric: {type(metric).__name__}: {one_line(error)}") from error
 
 
 def _gather(state: torch.Tensor, group: object = None) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import CyclicLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
 from common.config.errors import UserError
 from common.config.registry import Registry
@@ -46,12 +46,12 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
         can_be_fused &= parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda", "mps")
     try:
         if can_be_fused:
-            with suppress(RuntimeError):  # this optimizer has no fused form on this device
+            with suppress(UserError):  # this optimizer has no fused form on this device; other mistakes show below
                 return OPTIMIZER_REGISTRY.build(section, where, [dict(group) for group in groups], fused=True)
         if is_mixed and "foreach" in accepted:
             section.setdefault("foreach", False)
         return OPTIMIZER_REGISTRY.build(section, where, groups)
-    except (TypeError, RuntimeError) as error:
+    except TypeError as error:
         raise UserError(f"{where}: {config.type}: {error}") from error
 
 
@@ -72,18 +72,27 @@ def build_scheduler(
         return LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup) if config.warmup else None
     where, section = f"{where}.lr_scheduler", dict(config.lr_scheduler)
     cls = SCHEDULER_REGISTRY.get(str(section.get("type")), f"{where}.type")
+    left, planned_for = max(1, total - config.warmup), None
     for name in inspect.signature(cls).parameters:
         if name in _LENGTH_ARGUMENTS and section.get(name) is None:
-            section[name] = max(1, total - config.warmup)
+            section[name], planned_for = left, total
     if cls is LRScheduler:
         raise UserError(f"{where}.type: LRScheduler is the base class of schedules, choose one of them")
     if config.warmup and cls is ReduceLROnPlateau:
         raise UserError(f"{where}: ReduceLROnPlateau cannot follow a warm-up, set warmup to 0")
+    own_rates = {group["lr"] for group in optimizer.param_groups}
     try:
-        schedule = SCHEDULER_REGISTRY.build(section, where, optimizer)
-        if not config.warmup:
-            return schedule
-        warmup = LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup)
-        return SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])
+        schedule: Any = SCHEDULER_REGISTRY.build(section, where, optimizer)
+        if len(own_rates) > 1 and cls in (CyclicLR, OneCycleLR) and len({*schedule.get_last_lr()}) == 1:
+            raise ValueError("takes one rate for all parameter groups, and theirs differ; give a list, one for each")
+        if isinstance(schedule, OneCycleLR) and schedule.total_steps < left:
+            steps = f"its {schedule.total_steps} steps end before the {left} of the run"
+            raise ValueError(f"{steps}; leave its length out, and it takes the whole run")
+        if config.warmup:
+            warmup = LinearLR(optimizer, config.warmup_factor, total_iters=config.warmup)
+            schedule = SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {section['type']}: {error}") from error
+    if planned_for:
+        schedule.planned_for = planned_for  # part of its state: see ``Plan``
+    return schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.config.errors import UserError
 from common.config.schema import OptimizerConfig
+from common.log.console import add_log
 from common.run.distributed import gather_data, get_data_rank, get_data_size
 from common.run.strategy import WHOLE, Strategy
 
@@ -32,6 +34,9 @@ class OptimizerStep:
         model: The unwrapped model whose weights are averaged.
         only: Restrict each backward pass to this optimizer's parameters, since several optimizers share a graph.
         on_skipped: Called for each skipped step, with its place and the losses of its window.
+        length: The length of the run in steps of the schedule. A schedule that is planned for it moves with the run,
+            even where this optimizer has no loss, as a GAN's generator may; any other one counts the optimizer's steps.
+        epochs: The length of the run in epochs.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class OptimizerStep:
         only: bool = False,
         on_skipped: Callable[[Place, list[torch.Tensor]], None] = lambda place, losses: None,
         strategy: Strategy = WHOLE,
+        length: int = 1,
+        epochs: int = 1,
     ):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -55,6 +62,8 @@ class OptimizerStep:
         self._config, self._on_skipped, self._strategy = config, on_skipped, strategy
         self._norm = getattr(strategy, "global_norm", global_norm)  # a sharded strategy has its own
         self._schedule = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
+        self._plan = Plan(scheduler, length / epochs) if scheduler else None
+        self.spans_run = getattr(scheduler, "planned_for", None) == length
         self._inputs = self.parameters if only else None
         self._averages = strategy.averages_at_step(alone=not only)
         self._clip, self._clip_limit = clip_by_norm if config.clip_by == "norm" else clip_by_value, 0.0
@@ -63,7 +72,7 @@ class OptimizerStep:
         self._losses: list[torch.Tensor] = []
         # A step that the device decides, until the host learns of it: whether it was made, its place and losses.
         self._pending: tuple[torch.Tensor, Place, list[torch.Tensor]] | None = None
-        self._moved = self._schedule_is_due = self._is_complete = False
+        self._moved = self._tried = self._schedule_is_due = self._is_complete = False
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the clipping limit of this epoch: ``clip_gradients_warmup`` from epoch ``clip_warmup`` on."""
@@ -129,9 +138,12 @@ class OptimizerStep:
                 self.ema.updates -= 1
             self._count(moved, place, losses)
         if self._schedule_is_due:
-            if self._moved and self._schedule is not None:
+            if self._schedule is not None and self._moved:
                 self._schedule.step()
-            self._moved = self._schedule_is_due = False
+            elif self._schedule is not None and self.spans_run and not self._tried:
+                with warnings.catch_warnings(action="ignore"):  # torch expects the optimizer to have stepped
+                    self._schedule.step()
+            self._moved = self._tried = self._schedule_is_due = False
 
     def step_scheduler(self) -> None:
         """Advance the schedule by one, unless it is a plateau's or every step since the last time was skipped."""
@@ -145,9 +157,10 @@ class OptimizerStep:
             self.scheduler.step(score)
 
     def log_values(self) -> dict[str, float]:
-        """Return the groups' ``learning_rate``, ``learning_rate_1``, ..., and the ``grad_norm`` before clipping."""
-        groups = self.optimizer.param_groups
-        values = {f"learning_rate_{i}" if i else "learning_rate": float(group["lr"]) for i, group in enumerate(groups)}
+        """Return ``learning_rate``, ``learning_rate_1`` if group 1 has its own, and ``grad_norm`` before clipping."""
+        rates = [(float(group["lr"]), group.get("initial_lr")) for group in self.optimizer.param_groups]
+        values = {f"learning_rate_{i}": rate[0] for i, rate in enumerate(rates) if rate != rates[0]}
+        values = {"learning_rate": rates[0][0]} | values
         return values if self.grad_norm is None else values | {"grad_norm": self.grad_norm.item()}
 
     def take_argument(self, name: str, fresh: list[dict[str, Any]]) -> None:
@@ -157,15 +170,12 @@ class OptimizerStep:
         argument has no effect, or if the optimizer's state depends on it.
         """
         before = [(group.get("initial_lr"), group.get(name)) for group in self.optimizer.param_groups]
-        schedules = [self._schedule, *getattr(self._schedule, "_schedulers", ())]
         for i, (group, new) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
             old, value = group.get(name), new.get(name)
             if name == "lr" and "initial_lr" in group:
                 ratio = new["initial_lr"] / group["initial_lr"]
                 group["lr"], group["initial_lr"] = old * ratio, new["initial_lr"]
-                for schedule in schedules:
-                    if hasattr(schedule, "base_lrs"):
-                        schedule.base_lrs[i] *= ratio
+                scale_rates(self._schedule, i, ratio)
             elif isinstance(value, bool) or (bool(value) != bool(old) and name != "weight_decay"):
                 raise UserError(f"optim: {name} of {type(self.optimizer).__name__} cannot change within a run")
             else:
@@ -177,7 +187,7 @@ class OptimizerStep:
         """Return the parts of a checkpoint by kind; scheduler, scaler and ema only where they exist."""
         # The updater is first: it settles the last step, which the states of the others depend on.
         parts = {"updater": self, "optimizer": self._strategy.optimizer_part(self.optimizer)}
-        parts |= {"scheduler": self.scheduler, "scaler": self.scaler, "ema": self.ema}
+        parts |= {"scheduler": self._plan, "scaler": self.scaler, "ema": self.ema}
         return {kind: part for kind, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict:
@@ -186,13 +196,14 @@ class OptimizerStep:
         own = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None}
         # Sharded ones are the mean over all ranks already.
         saved = [own] if self._strategy.is_sharded else gather_data({i: grad.cpu() for i, grad in own.items()})
-        counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row, "moved": self._moved}
+        counters = {"steps": self.steps, "lost_in_a_row": self.skipped_in_a_row}
+        counters |= {"moved": self._moved, "tried": self._tried}
         return counters | {"grad_norm": self.grad_norm, "gradients": saved}
 
     def load_state_dict(self, state: dict) -> None:
         """Resume from ``state_dict``; if the number of ranks has changed, each takes the mean of the gradients."""
         self.steps, self.skipped_in_a_row, self._moved = state["steps"], state["lost_in_a_row"], state["moved"]
-        self.grad_norm, saved = state["grad_norm"], state["gradients"]
+        self._tried, self.grad_norm, saved = state.get("tried", self._moved), state["grad_norm"], state["gradients"]
         if len(saved) == get_data_size() and not self._strategy.is_sharded:
             saved = [saved[get_data_rank()]]
         gradients = saved[0]
@@ -213,6 +224,7 @@ class OptimizerStep:
         self._is_complete = True
 
     def _count(self, moved: bool, place: Place, losses: list[torch.Tensor]) -> None:
+        self._tried = True
         if moved:
             self.steps += 1
             self._moved, self.skipped_in_a_row = True, 0
@@ -228,6 +240,50 @@ class OptimizerStep:
     def _receive(self, sent: torch.Tensor) -> bool:
         self._arrived.synchronize()  # the device has had the next forward and backward pass to get there
         return bool(sent)
+
+
+class Plan:
+    """A schedule as part of a checkpoint. One that was planned for a run of another length is planned anew on resume.
+
+    From there on its rates are those of a run that had the new length from the start; where an epoch has another number
+    of steps now, at the same epoch. ``per_epoch`` is that number.
+    """
+
+    def __init__(self, schedule: Any, per_epoch: float):
+        self._schedule, self._per_epoch = schedule, per_epoch
+        self._initial = [group.get("initial_lr") for group in schedule.optimizer.param_groups]
+
+    def state_dict(self) -> dict:
+        """Return the schedule's state and its steps an epoch."""
+        return self._schedule.state_dict() | {"per_epoch": self._per_epoch}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Resume from ``state_dict``; the optimizer's own state has been loaded before."""
+        state, schedule, length = dict(state), self._schedule, getattr(self._schedule, "planned_for", None)
+        scale, before = self._per_epoch / state.pop("per_epoch", self._per_epoch), state.get("planned_for")
+        if length is None or (before == length and scale == 1):
+            schedule.load_state_dict(state)
+            return
+        groups = schedule.optimizer.param_groups
+        old_rate = groups[0]["lr"]
+        for i, (group, rate) in enumerate(zip(groups, schedule.get_last_lr(), strict=True)):
+            ratio = group["initial_lr"] / self._initial[i]  # another learning rate is taken over afterwards
+            group["lr"] = rate * ratio
+            scale_rates(schedule, i, ratio)
+        with warnings.catch_warnings(action="ignore"):  # torch expects the optimizer to step in between
+            for _ in range(round(state["last_epoch"] * scale)):
+                schedule.step()
+        if before is not None or not math.isclose(groups[0]["lr"], old_rate):  # the first releases do not say
+            planned = f"was planned for {before or 'another number of'} steps and is planned anew for {length}"
+            rates = f"from here on its rate is {groups[0]['lr']:.4g} instead of {old_rate:.4g}"
+            add_log(f"the learning rate schedule {planned}; {rates}", "WARNING")
+
+
+def scale_rates(schedule: Any, group: int, ratio: float) -> None:
+    """Multiply the learning rates that a schedule is to give to a parameter group."""
+    for one in (schedule, *getattr(schedule, "_schedulers", ())):
+        if hasattr(one, "base_lrs"):
+            one.base_lrs[group] *= ratio
 
 
 class EMA:

@@ -30,7 +30,7 @@ from common.run import distributed
 from common.run.seed import seed_everything
 from common.run.signals import ENDING, INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
 from common.run.strategy import SHARDED, WHOLE, Strategy, choose_device, choose_strategy, gpu_numbers, make_strategy
-from common.state.experiment import open_experiment
+from common.state.experiment import leave_experiment, open_experiment
 
 OpenFolder = Callable[[Config], tuple[Path, Path | None]]
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -92,6 +92,8 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
             _leave_group()
             raise
+        finally:
+            leave_experiment()
         _leave_group()
 
 
@@ -192,9 +194,14 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
         outcome = open_folder(config) if is_first else None
     except UserError as error:
         outcome = error
+    except OSError as error:
+        outcome = UserError(f"{error.filename or config.name}: {error.strerror}")
     outcome = distributed.broadcast(outcome)
+    if isinstance(outcome, UserError) and is_first:
+        raise outcome
     if isinstance(outcome, UserError):
-        raise outcome if is_first else SystemExit(outcome.exit_code)
+        _leave_group()
+        raise SystemExit(outcome.exit_code)
     return outcome
 
 

@@ -47,20 +47,29 @@ class RandomState:
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """Return the states by rank. Collective."""
-        states = _states()
-        (version, words, gauss), (name, keys, *rest) = states["python"], states["numpy"]
-        states["python"] = [version, torch.tensor(words), gauss]
-        states["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
-        return dict(enumerate(gather(states)))
+        return dict(enumerate(gather(take_states())))
 
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         """Restore this rank's states; a rank that did not exist when they were saved keeps its own."""
         if get_rank() in state:
-            states = dict(state[get_rank()])
-            (version, words, gauss), (name, keys, *rest) = states["python"], states["numpy"]
-            states["python"] = version, tuple(words.tolist()), gauss
-            states["numpy"] = name, keys.numpy().astype(np.uint32), *rest
-            _set_states(states)
+            put_states(state[get_rank()])
+
+
+def take_states() -> dict[str, Any]:
+    """Return the state of each generator of this process, as plain values and tensors."""
+    states = _states()
+    version, words, gauss = states["python"]
+    name, keys, *rest = states["numpy"]
+    python, numpy = [version, torch.tensor(words), gauss], [name, torch.from_numpy(keys.astype(np.int64)), *rest]
+    return states | {"python": python, "numpy": numpy}
+
+
+def put_states(states: dict[str, Any]) -> None:
+    """Restore what ``take_states`` returned."""
+    version, words, gauss = states["python"]
+    name, keys, *rest = states["numpy"]
+    python, numpy = (version, tuple(words.tolist()), gauss), (name, keys.numpy().astype(np.uint32), *rest)
+    _set_states({**states, "python": python, "numpy": numpy})
 
 
 def _states() -> dict[str, Any]:

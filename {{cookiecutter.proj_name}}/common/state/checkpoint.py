@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from common.config.registry import find_room
 from common.log.console import add_log, complain
 from common.run.distributed import get_rank
 from common.run.strategy import WHOLE, Strategy, map_nested
-from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, write_durably
+from common.state.file import SHARDS, find_fault, flush_folder, link, read_checkpoint, save_number, write_durably
 
 
 class Checkpointer:
@@ -51,13 +52,14 @@ class Checkpointer:
         self._copy = HostCopy(get_rank() == 0, strategy.whole)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
-        self._latest_is_good = False
+        self._latest_is_good, self._saves = False, 0
         self.unwritten: set[str] = set()  # names whose last save has failed
         self._home = folder if folder.is_dir() else folder.parent  # which nobody deletes while the run lasts
         if get_rank() == 0:
             folder.parent.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob("*.pt.tmp"):
                 leftover.unlink()
+            self._saves = max(map(save_number, folder.glob("*.pt")), default=0)
             self._drop_shards()
 
     def save(self, *names: str, obsolete: Iterable[str] = ()) -> None:
@@ -131,7 +133,8 @@ class Checkpointer:
         first, *others = [self.folder / f"{name}.pt" for name in names]
         latest, beside = self.folder / "latest.pt", first.with_suffix(".pt.tmp")
         try:
-            write_durably(state, beside)
+            self._saves += 1
+            write_durably(state, beside, self._saves)
             # This run may have resumed from previous.pt, which a damaged latest.pt must not replace.
             if "latest" in names and latest.exists() and (self._latest_is_good or find_fault(latest) is None):
                 link(latest, latest.with_name("previous.pt"))
@@ -204,8 +207,15 @@ class HostCopy:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the last written first; of several names of one file, ``latest.pt``."""
-    return sorted(folder.glob("*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name == "latest.pt"))[::-1]
+    """Return the checkpoints in a folder, the last saved first; of several names of one file, ``latest.pt``.
+
+    The files themselves say in which order they were saved; of the first releases' files, which do not, ``latest.pt``
+    comes first, and then their times count.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []  # unlike glob, it says so if the folder may not be read
+    paths = [folder / name for name in names if name.endswith(".pt")]
+    order = {path: (save_number(path), path.name == "latest.pt", path.lstat().st_mtime_ns) for path in paths}
+    return sorted(paths, key=order.__getitem__, reverse=True)
 
 
 def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
@@ -222,14 +232,14 @@ def find_newest(folder: Path, for_weights: bool = False) -> Path | None:
     raise UserError(f"{text} ({paths[-1].name}: {fault}); nothing was changed. To start over, use another --name")
 
 
-def find_checkpoint(resume: str, for_weights: bool = False) -> Path:
-    """Return ``resume`` if it is a file, else the newest good one in it or its ``checkpoints``; a UserError if none.
+def find_checkpoint(given: str, flag: str = "--resume", for_weights: bool = False) -> Path:
+    """Return what a flag gives if it is a file, else the newest good one in it or its ``checkpoints``, or a UserError.
 
     ``for_weights`` accepts other formats.
     """
-    path, newest = Path(resume), Path(resume)
+    path, newest = Path(given), Path(given)
     if path.is_dir():
         newest = find_newest(path, for_weights) or find_newest(path / "checkpoints", for_weights)
     if newest is None:
-        raise UserError(f"--resume {resume}: found no checkpoint in it or in its checkpoints/")
+        raise UserError(f"{flag} {given}: found no checkpoint in it or in its checkpoints/")
     return newest

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import distributions
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from common import __version__
 from common.config import dump_config
@@ -27,15 +31,19 @@ from common.log.console import add_log
 from common.run.distributed import get_world_size, master_only
 from common.state.checkpoint import find_checkpoint, find_newest
 
-_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"}
-_CODE = ("*.py", "*.cpp", "*.cu", "*.cuh", "*.h")
+_LOCKS = {"run.lock", "run.lock.soft"}
+_BEFORE_RESULTS = {"train.log", "cfg_backup.yaml", "cfg_public.yaml", "environment.txt", "job.sh", "event"} | _LOCKS
+_CODE = (".py", ".cpp", ".cu", ".cuh", ".h")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_hold: BaseFileLock | None = None  # this process's hold on the folder of its run
 
 
 def open_experiment(config: Config) -> tuple[Path, Path | None]:
     """Create the folder of a new run, or find that of the run to resume; return it and the checkpoint to start from.
 
-    A run that torchrun or Slurm has restarted resumes from its own newest checkpoint, whatever ``resume`` says. Raise a
-    UserError if the name is taken or ``resume`` leads to no checkpoint.
+    The folder is this process's until ``leave_experiment``, or its end. A run that torchrun or Slurm has restarted
+    resumes from its own newest checkpoint, whatever ``resume`` says. Raise a UserError if the name is taken or
+    ``resume`` leads to no checkpoint.
     """
     name, restarted = config.name.replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}"), _is_set("RESTART_COUNT")
     folder = Path(config.dir.expr_dir) / name
@@ -43,25 +51,76 @@ def open_experiment(config: Config) -> tuple[Path, Path | None]:
     if name != config.name and (auto or _is_set("MAX_RESTARTS")):
         raise UserError(f"--name {config.name}: a run that goes on by itself needs a name that stays, without {{time}}")
     given, fine_tunes = config.resume not in (None, "auto"), config.progress.start_epoch == 0
-    checkpoint = find_checkpoint(str(config.resume), fine_tunes) if given else None
+    checkpoint = find_checkpoint(str(config.resume), for_weights=fine_tunes) if given else None
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"--resume {config.resume}: no such file or folder")
     if checkpoint is not None and config.progress.start_epoch < 0 and checkpoint.parent.name == "checkpoints":
-        return checkpoint.parent.parent, find_newest(checkpoint.parent) if restarted else checkpoint
+        _hold_alone(folder := checkpoint.parent.parent)
+        return folder, find_newest(checkpoint.parent) if restarted else checkpoint
+    _hold_alone(folder)
     if auto:
-        return _create(folder), find_newest(folder / "checkpoints") or checkpoint
-    if _has_results(folder):
+        return folder, find_newest(folder / "checkpoints") or checkpoint
+    # What a run leaves that failed before its first result may be written over.
+    if {path.name for path in folder.iterdir() if path.is_dir() or path.lstat().st_size > 0} - _BEFORE_RESULTS:
         ways = f"go on with it by --resume {folder}, take another --name, or put {{time}} into the name"
         raise UserError(f"{folder} exists and is not overwritten: {ways}")
-    return _create(folder), checkpoint
+    return folder, checkpoint
+
+
+def _hold_alone(folder: Path) -> None:
+    """Create a folder and hold it by a lock that ends with this process; raise a UserError if another run holds it."""
+    global _hold
+    leave_experiment()
+    file = folder / "run.lock"
+    _hold = FileLock(file, timeout=0.5, fallback_to_soft=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _hold.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _hold = SoftFileLock(f"{file}.soft", timeout=0.5)
+            left = f"if this run is killed, {_hold.lock_file} stays and keeps other hosts out until you delete it"
+            add_log(f"{folder}: on a file system without locks ({error.strerror}); {left}", "WARNING")
+            _hold.acquire()
+    except Timeout:
+        holder = "another run"
+        with suppress(OSError):  # on Windows nobody can read or write a file that is locked
+            holder = file.read_text(encoding="utf-8") or holder
+        way = f"take another --name; if that run has ended all the same, delete {_hold.lock_file}"
+        raise UserError(f"{folder} is in use by {holder}: {way}") from None
+    except OSError as error:
+        where = "--name and --dir.expr_dir say where a run writes"
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}; {where}") from None
+    with suppress(OSError):
+        file.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+
+
+def leave_experiment() -> None:
+    """Let other runs use the folder of this process's run."""
+    if _hold is not None:
+        _hold.release()
 
 
 def open_results(config: Config) -> tuple[Path, Path]:
-    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate."""
+    """Create the folder that an evaluation writes to, and return it and the checkpoint to evaluate.
+
+    Raise a UserError if the folder holds results already: those of another checkpoint would mix with the new ones.
+    """
     if not config.model_pt:
         raise UserError("--model_pt: expected the checkpoint to evaluate, found none")
-    folder = config.dir.eval_dir.replace("{name}", config.name).replace("{time}", f"{datetime.now():%Y%m%d-%H%M%S}")
-    return _create(Path(folder)), find_checkpoint(config.model_pt, for_weights=True)
+    checkpoint = find_checkpoint(config.model_pt, "--model_pt", for_weights=True)
+    parent = checkpoint.absolute().parent
+    run = parent.parent if parent.name == "checkpoints" else parent
+    time = f"{datetime.now():%Y%m%d-%H%M%S}"
+    names = {"name": config.name, "time": time, "run": run.name, "checkpoint": checkpoint.stem}
+    folder = Path(re.sub(r"\{(name|time|run|checkpoint)\}", lambda match: names[match[1]], config.dir.eval_dir))
+    if folder.is_dir() and any(path.name != "eval.log" for path in folder.iterdir()):
+        ways = "take another --dir.eval_dir, put {time} into it, or remove that folder"
+        raise UserError(f"{folder} holds results and is not overwritten: {ways}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, checkpoint
 
 
 @master_only
@@ -136,14 +195,22 @@ def describe_environment(device: torch.device) -> str:
 
 
 def _uncommitted_changes() -> str:
-    """Return the changes to the repository, those of code first, without any secrets."""
-    code = hide_in_code(_git("diff", "HEAD", "--", *(f":(top){names}" for names in _CODE)))
-    # Whole files, so that a key that is not itself near a change is seen, too.
-    others = _git("diff", "-U999999", "HEAD", "--", ":(top)", *(f":(top,exclude){names}" for names in _CODE))
-    files = [text for text in re.split(r"(?m)^(?=diff --git )", others) if text]
-    left_out = "left out, since this file seems to hold a secret"
-    shown = [f"{text.splitlines()[0]}\n{left_out}\n" if has_secrets(text) else text for text in files]
-    return "\n".join(filter(None, [code, "".join(shown)]))
+    """Return the changes to the repository, without secrets."""
+    whole, shown = _changes("-U999999"), []  # in which a key that is not itself near a change is seen, too
+    for header, text in _changes().items():
+        if header.endswith(_CODE):
+            shown.append(hide_in_code(text))
+        elif header in whole and not has_secrets(whole[header]):
+            shown.append(text)
+        else:
+            shown.append(f"{header}\nleft out, since this file seems to hold a secret\n")
+    return "".join(shown)
+
+
+def _changes(*options: str) -> dict[str, str]:
+    """Return the uncommitted changes of each file by their first line."""
+    files = re.split(r"(?m)^(?=diff --git )", _git("diff", *options, "HEAD"))
+    return {text.splitlines()[0]: text for text in files if text}
 
 
 def describe_device(device: torch.device) -> str:
@@ -172,19 +239,3 @@ def _job_script(backup: Path, name: str) -> str:
 def _is_set(count: str) -> bool:
     """Return whether a count of torchrun's or Slurm's is not zero."""
     return any(os.environ.get(f"{prefix}_{count}", "0") != "0" for prefix in ("TORCHELASTIC", "SLURM"))
-
-
-def _has_results(folder: Path) -> bool:
-    """Return whether there is anything to lose: more than a run leaves that failed before its first result."""
-    if not folder.is_dir():
-        return folder.exists()
-    left = {path.name for path in folder.iterdir() if path.is_dir() or path.stat().st_size > 0}
-    return not left <= _BEFORE_RESULTS
-
-
-def _create(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
-    return folder

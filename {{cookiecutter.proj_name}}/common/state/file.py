@@ -1,7 +1,7 @@
 """One checkpoint file: complete or not there, and proven by a digest. And the weights of a model, in it or any other.
 
-It is the zip archive of ``torch.save``. The archive's comment (``unzip -z file`` shows it) holds the SHA-256 of
-everything that ``torch.save`` wrote, since ``torch.load`` itself accepts most files with a flipped bit.
+It is the zip archive of ``torch.save``. The archive's comment (``unzip -z file`` shows it) numbers the saves of a run,
+and holds the SHA-256 of the number and of all that ``torch.save`` wrote: ``torch.load`` accepts most flipped bits.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from common.run.strategy import WHOLE, Strategy
 
 SHARDS = "shards"
 FORMAT = 1
-_LABEL = b"checkpoint 1 sha256 "
-_SHARDED_LABEL = b"checkpoint 1 shards "  # of the same length: a folder of shards belongs to the file
-_COMMENT_SIZE = len(_LABEL) + 64
 _NO_COMMENT = b"\0\0"  # the end of a file of torch.save: the length of the archive's comment
+# "shards" in place of "sha256": a folder of shards belongs to the file. The first releases did not number the saves.
+_END = re.compile(rb"(..)(checkpoint 1 (sha256|shards) ([0-9a-f]{64})( save \d{10})?)", re.DOTALL)
 
 
 class _Hashed:
@@ -46,15 +45,17 @@ class _Hashed:
             raise
 
 
-def write_durably(state: dict[str, Any], path: Path) -> None:
-    """Write a state to a new file and flush it to the disk. Raise an OSError if that fails."""
+def write_durably(state: dict[str, Any], path: Path, save: int = 0) -> None:
+    """Write a state to a new file, as save number ``save`` of a run, and flush it. Raise an OSError if that fails."""
     with path.open("wb") as file:
         hashed: Any = _Hashed(file)
         try:
             torch.save(state, hashed)
         except RuntimeError:
             raise hashed.error or OSError(f"{path}: cannot be written") from None
-        comment = (_SHARDED_LABEL if SHARDS in state else _LABEL) + hashed.sha256.hexdigest().encode()
+        number, kind = b" save %010d" % save, b"shards" if SHARDS in state else b"sha256"
+        hashed.sha256.update(number)
+        comment = b"checkpoint 1 %b %b%b" % (kind, hashed.sha256.hexdigest().encode(), number)
         file.seek(-len(_NO_COMMENT), os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little") + comment)
         file.flush()
@@ -86,15 +87,19 @@ def flush_folder(folder: Path) -> None:
 
 
 def read_format(path: Path) -> int | None:
-    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive."""
+    """Return the format of a checkpoint file: 0 if ``torch.save`` alone wrote it, None if it is no archive.
+
+    One of another format is read whole: None if it is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             label = re.match(rb"checkpoint (\d+) ", archive.comment)
+            found = int(label[1]) if label else 0
+            return None if found != FORMAT and archive.testzip() else found
     except OSError:
         raise
     except Exception:  # zipfile raises a dozen types, which all mean this
         return None
-    return int(label[1]) if label else 0
 
 
 def find_fault(path: Path, for_weights: bool = False) -> str | None:
@@ -105,27 +110,25 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
     digest = hashlib.sha256()
     try:
         version = read_format(path)
-        if for_weights and version not in (None, FORMAT):
-            with zipfile.ZipFile(path) as archive:
-                return "it is damaged" if archive.testzip() else None
-        with path.open("rb") as file:
-            remaining = path.stat().st_size - _COMMENT_SIZE - len(_NO_COMMENT)
-            while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
-                digest.update(chunk)
-                remaining -= len(chunk)
-            size, label, found = file.read(len(_NO_COMMENT)), file.read(len(_LABEL)), file.read()
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    digest.update(_NO_COMMENT)
-    if size != _COMMENT_SIZE.to_bytes(2, "little") or label not in (_LABEL, _SHARDED_LABEL):
         if version not in (None, FORMAT):
             kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
             hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
-            return f"it has format {version}{kind}, {hint}"
-        return "it does not end in the digest of a checkpoint: cut short or foreign"
-    if found != digest.hexdigest().encode():
+            return None if for_weights else f"it has format {version}{kind}, {hint}"
+        with path.open("rb") as file:
+            end = _read_end(file)
+            if end is None:
+                return "it does not end in the digest of a checkpoint: cut short or foreign"
+            remaining = file.seek(0, os.SEEK_END) - len(end[0])
+            file.seek(0)
+            while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
+                digest.update(chunk)
+                remaining -= len(chunk)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    digest.update(_NO_COMMENT + (end[5] or b""))
+    if end[4] != digest.hexdigest().encode():
         return "it is damaged: its bytes do not have the digest it was written with"
-    if label == _LABEL:
+    if end[3] != b"shards":
         return None
     room = open_room("sharding.files", str(path))
     try:
@@ -137,8 +140,25 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
 def is_sharded(path: Path) -> bool:
     """Return whether a folder of shards belongs to a checkpoint file."""
     with path.open("rb") as file:
-        file.seek(-_COMMENT_SIZE, os.SEEK_END)
-        return file.read(len(_SHARDED_LABEL)) == _SHARDED_LABEL
+        end = _read_end(file)
+    return end is not None and end[3] == b"shards"
+
+
+def save_number(path: Path) -> int:
+    """Return which save of its run wrote a file: 0 if it does not say, -1 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            end = _read_end(file)
+    except OSError:
+        return -1
+    return int(end[5].split()[1]) if end and end[5] else 0
+
+
+def _read_end(file: BinaryIO) -> re.Match[bytes] | None:
+    """Return the archive's comment with its length in front, in groups; None if it is no checkpoint's."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 120))
+    end = _END.search(file.read())
+    return end if end and end.end() == len(end.string) and int.from_bytes(end[1], "little") == len(end[2]) else None
 
 
 def read_checkpoint(path: Path, whole: bool = True) -> dict[str, Any]:
@@ -165,18 +185,17 @@ def read_plain(path: Path) -> dict[str, Any]:
     Raise a UserError if the file is damaged, foreign, or holds more than plain data and tensors.
     """
     _check_exists(path)
-    found = read_format(path)
+    try:
+        found = read_format(path)
+    except OSError as error:
+        raise UserError(f"{path}: no checkpoint: it cannot be read: {error.strerror}") from error
     if found is None:
         raise UserError(f"{path}: no checkpoint: foreign, damaged, or of torch before 1.6")
-    if found == FORMAT:
-        return read_checkpoint(path)
-    if fault := find_fault(path, for_weights=True):
-        raise UserError(f"{path}: no checkpoint: {fault}")
-    return _load(path)
+    return read_checkpoint(path) if found == FORMAT else _load(path)
 
 
 def _check_exists(path: Path) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # which does not raise where a folder may not be entered
         raise UserError(f"{path}: no such checkpoint, {nearest(path.name, [p.name for p in path.parent.glob('*.pt')])}")
 
 
@@ -185,6 +204,8 @@ def _load(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: no checkpoint: it cannot be read: {error.strerror}") from error
     except Exception as error:  # torch.load raises a dozen types, which all mean this
         raise UserError(f"{path}: no checkpoint: it is foreign, damaged, or asks for code to be run") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def try_rates(trainer, low: float, high: float, steps: int) -> tuple[list[float], list[float]]:
     """Return the rates and the smoothed losses, up to where the loss is four times its smallest."""
-    from common.data.loader import open_pass
+    from common.data.batches import open_pass
 
     def batches():
         epoch = 0

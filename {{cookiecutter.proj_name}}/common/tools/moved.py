@@ -26,7 +26,7 @@ _TABLE = """
     models=vision.model,vision.mlp,vision.resnet models.base_model=vision.model models.mlp=vision.mlp
     models.pretrained=vision.model models.resnet=vision.resnet
     transforms=vision.pipeline transforms.colour=vision.color transforms.geometry=vision.geometry
-    transforms.pipeline=vision.pipeline data.batches=data.loader,data.dataset engine.report=engine.parts
+    transforms.pipeline=vision.pipeline engine.report=engine.parts
     engine.evaluate=engine.base_trainer engine.stop=engine.agenda
 """
 MOVED = {f"common.{old}": new.split(",") for old, _, new in (pair.partition("=") for pair in _TABLE.split())}

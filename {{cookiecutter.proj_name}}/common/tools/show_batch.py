@@ -31,7 +31,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     import torch
 
     from common.config.build import build_loader
-    from common.data.loader import open_pass
+    from common.data.batches import open_pass
     from common.log.metric import class_numbers
 
     room = open_room("vision.pictures", "show_batch")

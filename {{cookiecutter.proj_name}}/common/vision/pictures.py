@@ -32,10 +32,12 @@ def draw_samples(data_dict: dict[str, Any], output_dict: dict[str, Any], count: 
         output_dict: ``logits`` (batch, classes, H, W) with a mask, (batch, classes) with a label.
         count: The maximum number of samples.
     """
-    if "image" not in data_dict or "logits" not in output_dict or not {"mask", "label"} & data_dict.keys():
+    logits = output_dict.get("logits")
+    if "image" not in data_dict or not isinstance(logits, torch.Tensor) or not {"mask", "label"} & data_dict.keys():
         return {}
-    first = {key: data_dict[key][:count] for key in ("image", "mask", "label") if key in data_dict}
-    logits = output_dict["logits"][:count]
+    values = {key: data_dict[key] for key in ("image", "mask", "label") if key in data_dict}
+    first = {key: value[:count] if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    logits = logits[:count]
     rows = [_enlarge(row) for row in _draw(first, logits).values()]
     if not rows:
         return {}
@@ -59,13 +61,15 @@ def draw_sample(data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[
 
     The arguments are those of ``draw_samples``, without the batch dimension; the pictures share no memory with them.
     """
-    if "image" not in data_dict or "logits" not in output_dict:
+    logits = output_dict.get("logits")
+    if "image" not in data_dict or not isinstance(logits, torch.Tensor):
         return {}
-    batch = {key: data_dict[key][None] for key in ("image", "mask") if key in data_dict}
-    return {name: picture[0].clone() for name, picture in _draw(batch, output_dict["logits"][None]).items()}
+    values = {key: data_dict[key] for key in ("image", "mask") if key in data_dict}
+    batch = {key: value[None] if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    return {name: picture[0].clone() for name, picture in _draw(batch, logits[None]).items()}
 
 
-def _draw(batch: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+def _draw(batch: dict[str, Any], logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the images and, if there is a ``mask``, the true and the predicted ones: (batch, 3, H, W) in [0, 1].
 
     Empty, with a warning the first time, if they are no images or the masks are not of their size.
@@ -192,6 +196,8 @@ class SamplePage:
 
 def _describe(row: dict[str, Any]) -> tuple[str, str]:
     """Return the group and the title of a sample."""
+    if "guess" in row and "label" not in row:
+        return "", f"{row['guess']}"
     if "guess" in row:
         is_right = row["guess"] == row["label"]
         return ("right", f"{row['guess']}") if is_right else ("wrong", f"{row['guess']}, is {row['label']}")

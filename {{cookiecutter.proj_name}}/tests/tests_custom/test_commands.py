@@ -7,6 +7,7 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,6 +127,24 @@ class TestEvaluation(CommandsTest):
             self.assertTrue((self.folder / "results" / "predictions.png").read_bytes().startswith(b"\x89PNG"))
         header = (self.folder / "results" / "samples.csv").read_text().splitlines()[0]
         self.assertEqual(header.split(","), ["sample", "accuracy", "label", "guess", "confidence"])
+
+    @slow
+    def test_a_set_without_labels(self):
+        self.train("--progress.epoch", "1")
+        script = self.folder / "unlabeled.py"
+        script.write_text(
+            "import sys, evaluate\nfrom custom.datasets.digits_dataset import DigitsDataset\n"
+            "DigitsDataset.__getitems__ = lambda self, rows: {'image': self.tensors['image'][rows]}\nevaluate.main()\n"
+        )
+        environment = {"PYTHONPATH": str(PROJECT)}
+        flags = ["--config", "configs/eval.yaml", "--gpu_ids", "-1", "--model_pt", str(self.folder / "digits")]
+        command = [sys.executable, str(script), *flags, "--dir.eval_dir", str(self.folder / "results")]
+        with mock.patch.dict(os.environ, environment):
+            console = self.run_command(*command, expect=2)
+            self.assertRegex(console, r"error: metric: found no 'label' .* but image, logits; .* --metric \{\}")
+            self.run_command(*command, "--metric", "{}")
+        header = (self.folder / "results" / "samples.csv").read_text().splitlines()[0]
+        self.assertEqual(header.split(","), ["sample", "guess", "confidence"])
 
     @slow
     def test_a_checkpoint_of_another_model(self):

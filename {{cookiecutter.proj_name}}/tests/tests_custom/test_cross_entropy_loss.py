@@ -26,3 +26,8 @@ class TestCrossEntropy(unittest.TestCase):
         for smoothing in (0.0, 0.3):
             loss = CrossEntropy(smoothing)({"logits": LOGITS}, {"label": LABELS})
             self.assertAlmostEqual(loss.item(), self.expected(smoothing), places=12)
+
+    def test_a_share_beyond_all(self):
+        for smoothing in (-0.1, 1.1):
+            with self.assertRaisesRegex(ValueError, f"label_smoothing must be from 0 to 1, found {smoothing}"):
+                CrossEntropy(smoothing)

@@ -20,6 +20,10 @@ class TestRecord(unittest.TestCase):
             self.assertEqual((row["sample"], row["label"], row["guess"]), (1, 2, guess))
             self.assertAlmostEqual(row["confidence"], 0.9094, places=4)
 
+    def test_no_label(self):
+        row = self.record({}, {"logits": torch.tensor([0.0, 0, 3])})
+        self.assertEqual((set(row), row["guess"]), ({"sample", "guess", "confidence"}, 2))
+
     def test_a_mask(self):
         row = self.record({"label": torch.tensor(2), "mask": torch.ones(1, 4, 4)}, {"logits": torch.zeros(1, 4, 4)})
         self.assertEqual(row, {"sample": 1})

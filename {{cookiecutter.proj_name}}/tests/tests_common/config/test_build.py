@@ -58,6 +58,18 @@ class TestLoaders(unittest.TestCase):
         self.assertEqual([batch["x"].tolist() for batch in load("eval", max_samples=5)], [[0, 1, 2, 3], [4]])
         self.assertEqual(sum(len(batch["x"]) for batch in load("eval", max_samples=50)), 10)
 
+    def test_a_stream(self):
+        @DATASET_REGISTRY.register()
+        class CountingStream(torch.utils.data.IterableDataset):
+            def __init__(self, data_dir: str):
+                pass
+
+            def __iter__(self):
+                return iter([{"x": 1}])
+
+        with self.assertRaisesRegex(UserError, "^dataset.train.type: expected a map-style data set, found Counting"):
+            load(type="CountingStream")
+
     def test_a_missing_section(self):
         config = Config()
         self.assertIsNone(build_loader(config, "val"))
@@ -90,6 +102,11 @@ class TestTerms(unittest.TestCase):
         self.assertEqual([result[name].item() for name in ("l1", "l2", "sum")], [4.0, 4.0, 8.0])
         self.assertEqual(section["l1"]["weight"], 2.0)
 
+    def test_a_terms_name_is_none_of_the_results(self):
+        for name in ("loss", "names", "sum"):
+            with self.assertRaisesRegex(UserError, f"^loss.{name}: this name is taken by the sum of all terms"):
+                build_loss({name: {"type": "L1Loss", "input_name": ["y", "x"]}})
+
     def test_models_of_the_project(self):
         self.assertEqual(build_model({"type": "Doubling", "size": 4})(torch.ones(3)).tolist(), [2.0, 2.0, 2.0])
 
@@ -98,6 +115,13 @@ class TestTerms(unittest.TestCase):
             (build_loss, {}, "loss: expected at least one term"),
             (build_loss, {"ce": 1}, "loss.ce: expected a section with a 'type', found 1"),
             (build_loss, {"ce": {"type": "L1Loss", "weight": "big"}}, "loss.ce.weight: expected a number, found 'big'"),
+            (
+                build_loss,
+                {"ce": {"type": "L1Loss", "input_name": "y"}},
+                "loss.ce.input_name: expected a list of names, ",
+            ),
+            (build_loss, {"ce": {"type": "L1Loss", "input_name": [1, 2]}}, r"input_name: expected .*, found \[1, 2\]"),
+            (build_loss, {"ce": {"type": "L1Loss"}}, "loss.ce: L1Loss needs input_name, .*such as .logits, label."),
             (build_loss, {"ce": {"type": "L2Loss"}}, "loss.ce.type: unknown loss 'L2Loss', did you mean 'L1Loss'"),
             (build_metric, {"acc": {"type": "Acc"}}, "metric.acc.type: unknown metric 'Acc'"),
             (build_model, {"sizes": [1, 2]}, "model: expected a section with a 'type'"),

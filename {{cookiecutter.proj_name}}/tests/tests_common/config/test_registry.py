@@ -5,6 +5,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import torch
+
 from common.config.errors import UserError
 from common.config.registry import LOSS_REGISTRY, Registry, import_modules
 
@@ -21,6 +23,7 @@ class TestRegistry(unittest.TestCase):
                 if width < 1:
                     raise ValueError("width must be positive")
                 self.width, self.rate, self.extra = width, rate, extra
+                self.memory = torch.empty(width)
 
         self.Net = Net
 
@@ -48,9 +51,12 @@ class TestRegistry(unittest.TestCase):
             ({"type": "Net", "width": "3"}, "'width' must be of type int, found '3'"),
             ({"type": "Net", "width": True}, "'width' must be of type int, found True"),
             ({"type": "Net", "rate": "fast"}, "'rate' must be of type float, found 'fast'"),
+            ({"type": "Net", "rate": float("nan")}, "'rate' must be of type float, found nan"),
             ({"type": "Net", "name": 3}, "'name' must be of type str, found 3"),
             ({"type": "Net", "deep": 1}, "'deep' must be of type bool, found 1"),
             ({"type": "Net", "width": 0}, "model: Net: width must be positive"),
+            ({"type": "Net", "width": 10**15}, "model: Net: .*can't allocate memory"),
+            ({"type": "Net", "width": 10**18}, "model: Net: .*"),
         ):
             with self.subTest(section=section), self.assertRaisesRegex(UserError, message):
                 self.registry.build(section, "model")

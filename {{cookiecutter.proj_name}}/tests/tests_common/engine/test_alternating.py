@@ -101,7 +101,9 @@ def make_config(accumulate=1, ranks=1, trainer=None, windows=60, **keys):
     progress = {"epoch": 2, "iters_per_epoch": windows * accumulate // 2, "iter_loss": 1}
     trainer = {"accumulate": accumulate, **(trainer or {})}
     size = BATCH // accumulate // ranks
-    return toy.make_config(trainer, {"named": named}, progress, batch_size=size, gpu_ids=-1, **keys)
+    return toy.make_config(
+        trainer, {"type": "AdamW", "lr": 1e-3, "named": named}, progress, batch_size=size, gpu_ids=-1, **keys
+    )
 
 
 def train_by_hand(one_batch=False):

@@ -4,6 +4,7 @@ import json
 import unittest
 
 import torch
+from loguru import logger
 
 from common.data import make_loader
 from tests.tests_common.engine import toy
@@ -119,6 +120,16 @@ class TestInitialEvaluation(unittest.TestCase):
         trainer.run()
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual(sum(line["split"] == "eval" for line in lines), 1)
+
+    def test_a_run_that_has_begun_says_that_it_is_too_late(self):
+        first = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        first.run()
+        folder, lines = first.session.folder, []
+        handler = logger.add(lines.append, format="{message}")
+        self.addCleanup(logger.remove, handler)
+        session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
+        toy.ToyEpochTrainer(toy.make_config(progress={"init_eval": True}), session).run()
+        self.assertIn("progress.init_eval: this run has begun already", "".join(lines))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from unittest import mock
 import torch
 from torch.optim.lr_scheduler import StepLR
 
+from common.config.errors import UserError
 from common.data import make_loader
 from common.engine import BatchTester, SingleTester
 from tests.tests_common.engine import toy
@@ -146,6 +147,10 @@ class TestTesters(unittest.TestCase):
         step = ["before_test_step", "test_step", "eval_step", "after_test_step"]
         self.assertEqual(events, ["before_test_epoch", *step * 5, "after_test_epoch"])
         self.assertEqual(set(cases), {((1, 4), (1, 1))})
+
+    def test_single_takes_no_batches(self):
+        with self.assertRaisesRegex(UserError, "^dataset.eval.batch_size: Recording .* expected 1, found 2"):
+            self.run_and_record(SingleTester, 2)
 
     def test_batch_evaluates_single_cases(self):
         events, cases = self.run_and_record(BatchTester, 3)

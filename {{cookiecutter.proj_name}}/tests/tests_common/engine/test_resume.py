@@ -122,6 +122,23 @@ class TestLonger(unittest.TestCase):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["epoch"] for line in lines if line["split"] == "val"], [0, 1, 2])
 
+    def test_its_schedule_is_planned_anew(self):
+        optim = {"lr_scheduler": {"type": "CosineAnnealingLR"}}
+        for trainer in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
+            rates = []
+            for epochs in ([5], [2, 5]):  # in one go, and longer than it was meant to be
+                folder = None
+                for epoch in epochs:
+                    config = toy.make_config(None, optim, {"epoch": epoch, "iter_loss": 1}, batch_size=6)
+                    latest = folder and folder / "checkpoints" / "latest.pt"
+                    one = trainer(config, toy.make_session(self, latest, folder))
+                    one.run()
+                    folder = one.session.folder
+                lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+                rates.append([line["learning_rate"] for line in lines if line["split"] == "train"])
+            self.assertEqual(len(rates[0]), 20)
+            self.assertEqual(rates[0][8:], rates[1][8:])
+
     def test_what_your_own_trainer_remembers(self):
         class Remembering(toy.ToyEpochTrainer):
             seen = 0

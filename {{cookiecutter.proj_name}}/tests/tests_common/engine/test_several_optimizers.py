@@ -1,6 +1,8 @@
 """Several models and optimizers by name: a small GAN."""
 
 import unittest
+import warnings
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -64,7 +66,19 @@ def make_config(accumulate=1, batch_size=16, epoch=2, **changes):
     generator = {"type": "Adam", "lr": 0.02, "ema_decay": 0.9, "clip_gradients": 0.5, **changes}
     discriminator = {"type": "SGD", "lr": 0.05, "lr_scheduler": {"type": "ExponentialLR", "gamma": 0.99}}
     named = {"generator": OptimizerConfig(**generator), "discriminator": OptimizerConfig(**discriminator)}
-    return toy.make_config({"accumulate": accumulate}, {"named": named}, {"epoch": epoch}, batch_size=batch_size)
+    optim = {"type": "AdamW", "lr": 1e-3, "named": named}  # the defaults: nothing is set beside the names
+    return toy.make_config({"accumulate": accumulate}, optim, {"epoch": epoch}, batch_size=batch_size)
+
+
+class TestNames(unittest.TestCase):
+    def test_a_result_with_the_name_of_an_optimizers_loss(self):
+        class Named(GANEpochTrainer):
+            def train_step(self, *arguments):
+                output_dict, result_dict = super().train_step(*arguments)
+                return output_dict, {**result_dict, "loss.generator": 0.0}
+
+        with self.assertRaisesRegex(UserError, "its result 'loss.generator' has the name of an optimizer's loss"):
+            Named(make_config(), toy.make_session(self)).run()
 
 
 class TestGAN(unittest.TestCase):
@@ -115,6 +129,21 @@ class TestGAN(unittest.TestCase):
             second.run()
             self.assert_equal(whole, second)
 
+    def test_a_schedule_of_the_whole_run_ends_with_it_however_often_its_optimizer_steps(self):
+        class EverySecond(GANIterTrainer):
+            def train_step(self, epoch, iteration, data_dict):
+                output_dict, result_dict = super().train_step(epoch, iteration, data_dict)
+                if self.total_iterations % 2 == 0:
+                    del result_dict["loss"]["generator"]
+                return output_dict, result_dict
+
+        config = make_config(epoch=20, lr_scheduler={"type": "PolynomialLR"})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Detected call of")
+            trainer = self.train(config, EverySecond)
+        self.assertEqual([step.steps for step in trainer.steps.values()], [30, 60])
+        self.assertAlmostEqual(trainer.optimizers["generator"].param_groups[0]["lr"], 0.0)
+
     def test_checkpoint_has_each_part_by_name(self):
         state = read_checkpoint(self.train(make_config()).session.folder / "checkpoints" / "final.pt")
         for key in ("model", "optimizer"):
@@ -134,6 +163,19 @@ class TestGAN(unittest.TestCase):
         trainer.train_step = renamed
         with self.assertRaisesRegex(UserError, "optimizer 'generater', did you mean 'generator'"):
             trainer.run()
+
+    def test_what_is_set_beside_the_names(self):
+        config = make_config()
+        config = replace(config, optim=replace(config.optim, lr=0.5, clip_gradients=1.0))
+        text = (
+            "optim.lr, optim.clip_gradients: without effect, .*; set them in optim.named.generator, optim.named.discr"
+        )
+        with self.assertRaisesRegex(UserError, text):
+            self.train(config)
+        folder = self.train(make_config()).session.folder
+        session = toy.make_session(self, folder / "checkpoints" / "latest.pt", folder)
+        with self.assertRaisesRegex(UserError, "optim.lr was 0.001, is 0.5"):  # so it was not refused
+            GANEpochTrainer(config, session).run()
 
     def test_an_optimizer_without_a_section(self):
         trainer = GANEpochTrainer(make_config(), toy.make_session(self))

@@ -33,9 +33,11 @@ ITEMS = {
 ELSEWHERE = {
     "continuity": "test_resume_check",
     "updater/moved": "test_non_finite",
+    "updater/tried": "test_step",
     "updater/lost_in_a_row": "test_non_finite",
     "selection/metric": "test_best",
     "selection/top": "test_best",
+    "selection/others": "test_trainer",
     "trainer/drop": "test_trainer",
     "monitor/step": "test_curves",
 }

@@ -453,6 +453,34 @@ class TestMistakes(unittest.TestCase):
         with self.assertRaisesRegex(UserError, "have no 'loss'"):
             trainer.run()
 
+    def test_a_loss_of_several_elements(self):
+        for loss, found in ((torch.ones(2, 1, requires_grad=True), r"shape \(2, 1\)"), (1.5, "float")):
+            trainer = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+            trainer.train_step = lambda epoch, iteration, data_dict, loss=loss: ({}, {"loss": loss})
+            with self.assertRaisesRegex(UserError, f"'loss' must be a tensor of one element, found {found}"):
+                trainer.run()
+
+    def test_a_result_of_several_elements(self):
+        trainer = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+        trainer.val_step = lambda epoch, iteration, data_dict: ({"y": data_dict["y"]}, {"each": torch.zeros(5)})
+        with self.assertRaisesRegex(UserError, r"result 'each': expected a single value, found one of shape \(5,\)"):
+            trainer.run()
+
+    def test_a_result_with_a_name_that_is_taken(self):
+        class Named(toy.ToyEpochTrainer):
+            def train_step(self, *arguments):
+                output_dict, result_dict = super().train_step(*arguments)
+                return output_dict, {**result_dict, "grad_norm": 1.0}
+
+        with self.assertRaisesRegex(UserError, "its result 'grad_norm' has the name of a value that the engine logs"):
+            Named(toy.make_config(progress={"iter_loss": 1}), toy.make_session(self)).run()
+
+    def test_a_metric_and_a_loss_term_of_one_name(self):
+        for name in ("dice", "loss"):
+            config = toy.make_config(loss={"dice": {}}, metric={name: {}})
+            with self.assertRaisesRegex(UserError, f"^metric.{name}: the loss or a term of it has this name"):
+                toy.ToyEpochTrainer(config, toy.make_session(self)).run()
+
     def test_more_iterations_than_batches(self):
         trainer = toy.ToyEpochTrainer(toy.make_config(progress={"iters_per_epoch": 5}), toy.make_session(self))
         with self.assertRaisesRegex(UserError, "ended after 1 of 5 batches"):

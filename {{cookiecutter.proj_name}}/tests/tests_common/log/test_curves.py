@@ -67,6 +67,16 @@ class TestCurves(unittest.TestCase):
         self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [1.0, 2.0])
         self.assertEqual(self.losses(), [1.0, 2.0])
 
+    def test_a_clock_that_is_set_back(self):
+        for step, now in enumerate((4, 2, 3)):
+            with mock.patch("time.time_ns", return_value=now * 10**18):
+                state = self.curves.state_dict()
+                self.curves.close()
+                self.curves = Curves(self.folder)
+                self.curves.load_state_dict(state)
+                self.curves.add_scalars("train", {"loss": float(step)}, 0, step)
+        self.assertEqual([e.value for e in self.read().Scalars("train/loss")], [0.0, 1.0, 2.0])
+
     def losses(self):
         return [json.loads(line)["loss"] for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 

@@ -155,3 +155,26 @@ class TestOfSample(unittest.TestCase):
             self.assertAlmostEqual(
                 found["iou"].item(), overlap([(logit[0] > 0).long()], [mask[0].long()], [1])[0], places=6
             )
+
+
+class TestRefusals(unittest.TestCase):
+    """What does not fit a metric ends an evaluation in one line that names the metric."""
+
+    def test_classes_and_shapes(self):
+        torch.manual_seed(0)
+        logits, label, other = torch.randn(64, 10), torch.arange(64) % 10, torch.arange(64) % 20
+        area, mask = torch.randn(2, 5, 8, 8), torch.arange(128).reshape(2, 8, 8) % 5
+        pixels = {"input_name": ["logits", "label"]}
+        cases = (
+            ({"type": "F1", "num_classes": 3}, logits, label),
+            ({"type": "F1", "num_classes": 10}, logits, other),
+            ({"type": "F1", "num_classes": 10}, logits, label[:4]),
+            ({"type": "ConfusionMatrix", "num_classes": 3}, logits, label),
+            ({"type": "IoU", "num_classes": 3, **pixels}, area, mask),
+            ({"type": "Dice", "num_classes": 5, **pixels}, area, mask + 251),
+            ({"type": "IoU", "num_classes": 5, **pixels}, area, mask[:, :4]),
+            ({"type": "PSNR", **pixels}, area, area[..., :4]),
+        )
+        for section, output, target in cases:
+            with self.subTest(section), self.assertRaisesRegex(UserError, rf"^metric: {section['type']}: \S[^\n]+$"):
+                measure(section, ({"logits": output}, {"label": target}))

@@ -133,6 +133,21 @@ class TestSchedules(unittest.TestCase):
                 else:
                     self.assertIsInstance(scheduler, cls)
 
+    def test_one_that_ends_before_the_run_is_refused(self):
+        for keys in ({"total_steps": 9}, {"epochs": 3, "steps_per_epoch": 3, "total_steps": 9}):
+            with self.assertRaisesRegex(UserError, "its 9 steps end before the 10 of the run; leave its length out"):
+                self.rates(10, lr_scheduler={"type": "OneCycleLR", "max_lr": 1.0, **keys})
+
+    def test_one_rate_for_groups_that_have_their_own(self):
+        for section in ({"type": "OneCycleLR", "max_lr": 1.0}, {"type": "CyclicLR", "base_lr": 0.1, "max_lr": 1.0}):
+            parameters = [{"params": [nn.Parameter(torch.ones(1))], **own} for own in ({}, {"lr": 0.2})]
+            config = OptimizerConfig(type="SGD", args={"momentum": 0.9}, lr_scheduler=section)
+            with self.assertRaisesRegex(UserError, "LR: takes one rate for all parameter groups, and theirs differ"):
+                build_scheduler(config, build_optimizer(config, parameters), 10)
+            section = {key: [value, 0.2 * value] if "lr" in key else value for key, value in section.items()}
+            config = OptimizerConfig(type="SGD", args={"momentum": 0.9}, lr_scheduler=section)
+            build_scheduler(config, build_optimizer(config, parameters), 10)
+
     def test_plateau_behind_a_warmup_is_refused(self):
         with self.assertRaisesRegex(UserError, "cannot follow a warm-up"):
             self.rates(1, warmup=2, lr_scheduler={"type": "ReduceLROnPlateau"})

@@ -1,12 +1,17 @@
 """One optimizer's step and what belongs to it."""
 
+import copy
+import inspect
 import unittest
 
 import torch
+from loguru import logger
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import StepLR
 
 from common.config.schema import OptimizerConfig
+from common.optim.build import build_optimizer, build_scheduler
 from common.optim.step import EMA, OptimizerStep, clip_by_norm, clip_by_value, global_norm
 
 
@@ -90,11 +95,139 @@ class TestUpdater(unittest.TestCase):
             self.assertAlmostEqual((before - self.model.weight).norm().item(), 0.1 * limit, places=5)
             self.assertAlmostEqual(updater.log_values()["grad_norm"], 100.0, places=3)
 
+    def test_a_groups_own_rate(self):
+        for own, expected in (({}, {"learning_rate"}), ({"lr": 0.5}, {"learning_rate", "learning_rate_1"})):
+            model = nn.Linear(2, 1)
+            optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias], **own}], lr=0.1)
+            step = OptimizerStep(optimizer, StepLR(optimizer, 1, 0.0), OptimizerConfig(), model)
+            self.assertEqual(step.log_values(), dict(zip(sorted(expected), (0.1, 0.5), strict=False)))
+            step.start_epoch(0)
+            step.backward(model.weight.sum())
+            step.step()
+            step.step_scheduler()
+            self.assertEqual(step.log_values().keys() - {"grad_norm"}, expected)
+
     def test_parts(self):
         self.assertEqual(set(self.make().parts()), {"updater", "optimizer", "scheduler"})
         self.assertEqual(
             set(self.make("fp16", ema_decay=0.5).parts()), {"updater", "optimizer", "scheduler", "scaler", "ema"}
         )
+
+
+# Arguments of each schedule of torch that a config can name; lengths are left out where the run's is taken.
+SCHEDULES = {
+    "CosineAnnealingLR": {"eta_min": 0.001},
+    "LinearLR": {"end_factor": 0.1},
+    "ConstantLR": {"factor": 0.5},
+    "PolynomialLR": {"power": 2.0},
+    "OneCycleLR": {"max_lr": [0.1, 0.01]},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "CyclicLR": {"base_lr": [0.01, 0.001], "max_lr": [0.1, 0.01], "step_size_up": 3},
+    "ExponentialLR": {"gamma": 0.9},
+    "MultiStepLR": {"milestones": [3, 12]},
+    "StepLR": {"step_size": 4},
+    "ReduceLROnPlateau": {},
+}
+LENGTHS = list(SCHEDULES)[:5]  # take the run's length
+NOT_BY_NAME = {"LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
+
+
+class TestLengths(unittest.TestCase):
+    """Schedules of runs that become longer."""
+
+    def make(self, section, total, warmup=0, per_epoch=1):
+        config = OptimizerConfig(type="SGD", lr=0.1, args={"momentum": 0.9}, lr_scheduler=section, warmup=warmup)
+        model = nn.Linear(2, 1)
+        optimizer = build_optimizer(config, [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}])
+        scheduler = build_scheduler(config, optimizer, total)
+        step = OptimizerStep(optimizer, scheduler, config, model, length=total, epochs=total // per_epoch)
+        step.start_epoch(0)
+        return step
+
+    def train(self, step, steps, idle=lambda i: False):
+        """Make steps and return the learning rates of both groups in each, without those that are idle."""
+        rates = []
+        for i in range(steps):
+            if not idle(i):
+                rates.append([group["lr"] for group in step.optimizer.param_groups])
+                step.backward(sum(parameter.sum() for parameter in step.parameters))
+            step.step()
+            step.step_scheduler()
+        return rates
+
+    def resume(self, step, into):
+        """Return a step that goes on from a copy of another one's state, and what is said."""
+        lines = []
+        handler = logger.add(lines.append, format="{level} {message}")
+        states = copy.deepcopy({kind: part.state_dict() for kind, part in step.parts().items()})
+        for kind, part in into.parts().items():
+            part.load_state_dict(states[kind])
+        logger.remove(handler)
+        return into, "".join(lines)
+
+    def test_each_is_that_of_the_new_length_from_there_on(self):
+        names = {name for name, cls in vars(lr_scheduler).items() if inspect.isclass(cls) and name[0] != "_"}
+        names = {name for name in names if issubclass(getattr(lr_scheduler, name), lr_scheduler.LRScheduler)}
+        self.assertEqual(names, SCHEDULES.keys() | NOT_BY_NAME)
+        for name, keys in SCHEDULES.items():
+            for warmup in (0,) if name == "ReduceLROnPlateau" else (0, 3):
+                section = {"type": name, **keys}
+                whole = self.train(self.make(section, 16, warmup), 16)
+                for done in (2, 6, 10):
+                    with self.subTest(name=name, warmup=warmup, done=done):
+                        short = self.make(section, 10, warmup)
+                        first = self.train(short, done)
+                        longer, said = self.resume(short, self.make(section, 16, warmup))
+                        torch.testing.assert_close(self.train(longer, 16 - done), whole[done:], rtol=1e-9, atol=1e-12)
+                        self.assertEqual("for 10 steps and is planned anew for 16" in said, name in LENGTHS)
+                        # In a run of the same length nothing changes, not even a bit.
+                        same, said = self.resume(short, self.make(section, 10, warmup))
+                        self.assertEqual(
+                            first + self.train(same, 10 - done), self.train(self.make(section, 10, warmup), 10)
+                        )
+                        self.assertEqual(said, "")
+
+    def test_a_checkpoint_that_does_not_tell_its_length(self):
+        section = {"type": "CosineAnnealingLR"}
+        for total, is_told in ((10, False), (16, True)):
+            short = self.make(section, 10)
+            self.train(short, 6)
+            del short.scheduler.planned_for
+            longer, said = self.resume(short, self.make(section, total))
+            self.assertEqual(self.train(longer, 4), self.train(self.make(section, total), 10)[6:])
+            self.assertEqual("for another number of steps" in said, is_told)
+
+    def test_another_number_of_steps_an_epoch(self):
+        short = self.make({"type": "CosineAnnealingLR"}, 20, per_epoch=4)
+        self.train(short, 8)
+        longer, _ = self.resume(short, self.make({"type": "CosineAnnealingLR"}, 10, per_epoch=2))
+        whole = self.train(self.make({"type": "CosineAnnealingLR"}, 10), 10)
+        self.assertEqual(self.train(longer, 6), whole[4:])
+
+    def test_an_optimizer_that_makes_some_of_the_steps(self):
+        """Its schedule of the whole run ends with the run, one of its own length with its own steps."""
+        section = {"type": "CosineAnnealingLR"}
+        whole = self.train(self.make(section, 20), 20)
+        for idle in (lambda i: i % 2 == 0, lambda i: i % 5, lambda i: 5 < i < 12):
+            first = self.make(section, 20)
+            rates = self.train(first, 9, idle)
+            second, _ = self.resume(first, self.make(section, 20))
+            rates += self.train(second, 11, lambda i, idle=idle: idle(i + 9))
+            self.assertEqual(rates, [rates for i, rates in enumerate(whole) if not idle(i)])
+        declared = self.make({"type": "StepLR", "step_size": 4}, 20)
+        rates = self.train(declared, 20, lambda i: i % 2)
+        self.assertEqual([round(rate, 9) for rate, _ in rates], [0.1] * 4 + [0.01] * 4 + [0.001] * 2)
+
+    def test_a_skipped_step_is_no_rest(self):
+        for cut in (False, True):
+            step = self.make({"type": "PolynomialLR"}, 20)
+            step.backward(step.parameters[0].sum() * torch.nan)
+            step.step()
+            if cut:
+                step, _ = self.resume(step, self.make({"type": "PolynomialLR"}, 20))
+            step.step()  # the rest of the epoch has no loss
+            step.step_scheduler()
+            self.assertEqual(step.log_values()["learning_rate"], 0.1)
 
 
 class TestClipping(unittest.TestCase):

@@ -61,10 +61,10 @@ class TestCheckpointer(CheckpointTest):
         checkpointer = self.make()
         written, go = [], mock.Mock()
 
-        def slow(state, path):
+        def slow(state, path, save):
             go.wait_for_training()
             written.append(state["model"]["weight"].mean().item())
-            write_durably(state, path)
+            write_durably(state, path, save)
 
         with mock.patch("common.state.checkpoint.write_durably", slow):
             go.wait_for_training.side_effect = lambda: nn.init.constant_(self.model.weight, 7.0)
@@ -92,6 +92,21 @@ class TestCheckpointer(CheckpointTest):
         for name in ("epoch_009", "best_x", "iter_000095", "epoch_010", "final", "epoch_100"):
             self.save(checkpointer, name)
         self.assertEqual(self.names(), {"best_x.pt", "final.pt", "epoch_010.pt", "epoch_100.pt"})
+
+    def test_which_is_the_last_does_not_depend_on_the_clock(self):
+        for value, name in enumerate(("epoch_001", "epoch_002", "epoch_003"), 1):
+            self.save(self.make(keep_last=2), "latest", name, value=float(value))
+            for path in self.folder.iterdir():  # as if the clock went back, or the folder were copied
+                os.utime(path, (1e9 - value, 1e9 - value))
+        self.assertEqual(self.names(), {"latest.pt", "previous.pt", "epoch_002.pt", "epoch_003.pt"})
+        (self.folder / "latest.pt").unlink()  # its file has another name
+        (self.folder / "epoch_009.pt").symlink_to("nowhere")
+        self.assertEqual(find_newest(self.folder).name, "epoch_003.pt")
+        # Gone back to on purpose: what is saved from here on is newer than what was given up.
+        checkpointer = self.make()
+        checkpointer.load(self.folder / "epoch_002.pt")
+        self.save(checkpointer, "iter_000015")
+        self.assertEqual(find_newest(self.folder).name, "iter_000015.pt")
 
     def test_deletes_nothing_while_the_new_one_is_not_proven(self):
         checkpointer = self.make(keep_last=1, stop_on_error=True)
@@ -247,11 +262,22 @@ class TestFinding(CheckpointTest):
     def test_the_newest_good_one(self):
         for when, name in enumerate(("epoch_001.pt", "previous.pt", "latest.pt")):
             self.write(name, when, when)
+        os.utime(self.folder / "epoch_001.pt", ns=(9, 9))  # as after a copy
         self.assertEqual(find_newest(self.folder).name, "latest.pt")
+        os.utime(self.folder / "epoch_001.pt", ns=(0, 0))
         self.damage("latest.pt")
         self.assertEqual(find_newest(self.folder).name, "previous.pt")
         self.damage("previous.pt")
         self.assertEqual(find_newest(self.folder).name, "epoch_001.pt")
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs a second user")
+    def test_a_folder_that_may_not_be_read(self):
+        self.write("latest.pt", 0, 0)
+        self.folder.chmod(0o711)
+        os.seteuid(65534)
+        self.addCleanup(os.seteuid, 0)
+        with self.assertRaisesRegex(PermissionError, str(self.folder)):
+            find_newest(self.folder)
 
     def test_none_is_good(self):
         self.assertIsNone(find_newest(self.folder))

@@ -98,7 +98,7 @@ class TestOpen(ExperimentTest):
                 latest = self.make(name + "x")
                 self.assertEqual(self.open(name=name + "x", resume=str(other), start_epoch=0)[1], latest)
                 newer = other.with_name("epoch_002.pt")
-                write_durably({"newer": True}, newer)
+                write_durably({"newer": True}, newer, 1)
                 self.assertEqual(self.open(name=name, resume=str(other)), (self.root / "old", newer))
                 newer.unlink()
             with mock.patch.dict(os.environ, {name: "0"}), self.assertRaises(UserError):
@@ -129,8 +129,28 @@ class TestOpen(ExperimentTest):
         config = replace(self.config, model_pt=str(self.root / "old"))
         config = replace(config, dir=replace(config.dir, eval_dir=f"{self.root}/results/{{name}}"))
         self.assertEqual(open_results(config), (self.root / "results" / "run", latest))
+        (self.root / "results" / "run" / "eval.log").write_text("an evaluation that failed")
+        open_results(config)
         with self.assertRaisesRegex(UserError, "--model_pt: expected the checkpoint"):
             open_results(self.config)
+        (self.root / "empty").mkdir()
+        with self.assertRaisesRegex(UserError, "^--model_pt .*/empty: found no checkpoint"):
+            open_results(replace(config, model_pt=str(self.root / "empty")))
+
+    def test_results_go_by_run_and_checkpoint_and_never_over_others(self):
+        latest = self.make("old")
+        loose = self.root / "loose.pt"
+        loose.write_bytes(latest.read_bytes())
+        directories = replace(self.config.dir, eval_dir=f"{self.root}/results/{{run}}/{{checkpoint}}")
+        for given, folder in ((latest, "old/latest"), (loose, f"{self.root.name}/loose")):
+            config = replace(self.config, model_pt=str(given), dir=directories)
+            found, _ = open_results(config)
+            self.assertEqual(found, self.root / "results" / folder)
+            (found / "summary.json").write_text("{}")
+            with self.assertRaisesRegex(
+                UserError, f"{folder} holds results and is not overwritten: take another --dir"
+            ):
+                open_results(config)
 
 
 class TestBackUp(ExperimentTest):

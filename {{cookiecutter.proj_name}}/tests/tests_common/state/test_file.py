@@ -1,5 +1,6 @@
 """Files that are whole and proven, and the many that are not."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -20,6 +21,7 @@ from common.state.file import (
     read_checkpoint,
     read_plain,
     read_weights,
+    save_number,
     write_durably,
 )
 
@@ -43,7 +45,7 @@ class FileTest(unittest.TestCase):
         self.folder = Path(temporary.name)
         self.path = self.folder / "good.pt"
         self.state = {"model": {"w": torch.randn(100, 20)}, "trainer": {"epoch": 3}}
-        write_durably(self.state, self.path)
+        write_durably(self.state, self.path, 7)
         self.good = self.path.read_bytes()
 
     def write(self, content, name="other.pt"):
@@ -62,7 +64,7 @@ class TestDigest(FileTest):
     def test_anyone_can_open_it(self):
         self.assertEqual(torch.load(self.path, weights_only=True)["trainer"], {"epoch": 3})
         with zipfile.ZipFile(self.path) as archive:
-            self.assertRegex(archive.comment.decode(), r"^checkpoint 1 sha256 [0-9a-f]{64}$")
+            self.assertRegex(archive.comment.decode(), r"^checkpoint 1 sha256 [0-9a-f]{64} save 0000000007$")
 
     def test_flipped_bits(self):
         draw = random.Random(0)
@@ -82,6 +84,13 @@ class TestDigest(FileTest):
             for data in (self.good[:place], zeroed[: len(self.good)], self.good + b"\0"):
                 if data != self.good:
                     self.assertIsNotNone(find_fault(self.write(data)), place)
+
+    def test_a_file_whose_save_has_no_number(self):
+        self.assertEqual(save_number(self.path), 7)
+        content = self.good[:-102]  # the first releases' comment
+        comment = b"checkpoint 1 sha256 " + hashlib.sha256(content + b"\0\0").hexdigest().encode()
+        path = self.write(content + len(comment).to_bytes(2, "little") + comment)
+        self.assertEqual((find_fault(path), save_number(path)), (None, 0))
 
     def test_another_format(self):
         torch.save(self.state, self.folder / "old.pt")
@@ -133,6 +142,16 @@ class TestForeign(FileTest):
         write_durably([1, 2], self.folder / "list.pt")
         with self.assertRaisesRegex(UserError, "expected a dict of parts, found list"):
             read_checkpoint(self.folder / "list.pt")
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs a second user")
+    def test_a_file_that_may_not_be_read(self):
+        self.path.chmod(0)
+        self.folder.chmod(0o755)
+        os.seteuid(65534)
+        self.addCleanup(os.seteuid, 0)
+        for read in (read_checkpoint, read_plain):
+            with self.assertRaisesRegex(UserError, "good.pt: no checkpoint.*: it cannot be read: Permission denied"):
+                read(self.path)
 
     def test_no_such_file(self):
         with self.assertRaisesRegex(UserError, "no such checkpoint, did you mean 'good.pt'"):

@@ -46,6 +46,10 @@ class TestBatches(unittest.TestCase):
 
     def test_other_tasks(self):
         self.assertEqual(draw_samples({"x": torch.zeros(1)}, {"logits": torch.zeros(1, 2)}, 1), {})
+        batch = {"image": torch.zeros(1, 1, 2, 2), "label": torch.zeros(1)}
+        self.assertEqual(draw_samples(batch, {"logits": [torch.zeros(1, 2)]}, 1), {})
+        self.assertEqual(draw_sample({"image": "a.jpg"}, {"logits": torch.zeros(2)}), {})
+        self.assertEqual(draw_sample({"image": torch.zeros(1, 2, 2), "mask": None}, {"logits": torch.zeros(2)}), {})
         self.assertEqual(draw_samples({"image": torch.zeros(1, 1, 2, 2)}, {"logits": torch.zeros(1, 2)}, 1), {})
 
     def test_what_is_no_picture_is_named_once(self):
