@@ -187,7 +187,7 @@ def _evaluation_set(predictor: Predictor, data_dir: str | None) -> Iterator[dict
     try:
         loader = build_loader(config, "eval", max_samples=256)
     except UserError as error:
-        hint = "the exported model is compared on this data; --dir.data_dir says where it is, --input names other files"
+        hint = "the exported model is compared on this data; --input names other files"
         raise UserError(f"{one_line(error, 1000)}; {hint}") from None
     transform = getattr(loader, "transform_batch", None)
     for batch in on_device(loader, predictor.device):

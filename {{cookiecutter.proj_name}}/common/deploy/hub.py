@@ -13,9 +13,8 @@ import yaml
 from common.config.errors import UserError
 from common.config.registry import find_room
 from common.deploy.export import export
-from common.deploy.model_file import WEIGHTS
+from common.deploy.model_file import WEIGHTS, find_file
 from common.deploy.predictor import Predictor
-from common.state.checkpoint import find_checkpoint
 from common.state.experiment import describe_environment
 from common.state.file import read_plain
 
@@ -42,7 +41,7 @@ def export_folder(
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"--output {folder}: exists, and is not overwritten")
-    checkpoint = find_checkpoint(str(model_pt))
+    checkpoint = find_file(model_pt)
     run = checkpoint.parent.parent
     config = {key: value for key, value in predictor.about.config.items() if key not in _OWN}
     public = Predictor(predictor.model, replace(predictor.about, config=config), predictor.device)

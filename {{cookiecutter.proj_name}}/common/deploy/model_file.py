@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import common
 from common.config.build import build_model
 from common.config.errors import UserError, closest, one_line
 from common.deploy.task import About
-from common.state.checkpoint import find_checkpoint
+from common.state.checkpoint import find_newest
 from common.state.file import load_exactly, load_matching, read_plain
 
 KEY = "about"  # the name of the metadata
@@ -38,7 +39,7 @@ def open_model(
         UserError: No such file, a damaged or foreign one, or one that lacks the config or a package.
     """
     path = Path(path)
-    path = path / WEIGHTS if (path / WEIGHTS).is_file() else find_checkpoint(str(path))
+    path = path / WEIGHTS if (path / WEIGHTS).is_file() else find_file(path)
     if not path.is_file():
         match = closest(path.name, [entry.name for entry in path.parent.glob("*")])
         raise UserError(f"{path}: no such file" + (f", did you mean '{match}'?" if match else ""))
@@ -49,6 +50,14 @@ def open_model(
         raise
     except Exception as error:  # each library has its own dozen of types
         raise UserError(f"{path}: foreign or damaged: {one_line(error)}") from error
+
+
+def find_file(path: Path) -> Path:
+    """Return the newest good checkpoint of an experiment, or of its folder of checkpoints; a file is itself."""
+    newest = find_newest(path) or find_newest(path / "checkpoints") if path.is_dir() else path
+    if newest is None:
+        raise UserError(f"--model_pt {path}: holds neither a checkpoint nor checkpoints/ nor {WEIGHTS}")
+    return newest
 
 
 def _open_checkpoint(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
@@ -75,6 +84,7 @@ def _open_safetensors(path: Path, device: torch.device, sections: dict[str, Any]
 
 def _open_pt2(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
     extra = {KEY: ""}
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # a damaged file is told in one line
     program = torch.export.load(path, extra_files=extra)
     about = parse_about(extra[KEY], path, sections)
     if device.type != "cpu":

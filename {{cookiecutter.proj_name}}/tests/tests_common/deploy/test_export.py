@@ -53,6 +53,10 @@ class TestExport(DeployTest):
         folder, names = self.write_pictures(3)
         said, _ = self.call("predict", "--input", folder, model=path)
         self.assertEqual([line.split("class ")[1].split(",")[0] for line in said.splitlines()], names)
+        cut = self.folder / "cut.pt2"
+        cut.write_bytes(path.read_bytes()[:-500])
+        _, errors = self.run_script("predict", "--input", folder, model=cut, expect=2)
+        self.assertRegex(errors, "^[^\n]*cut.pt2: foreign or damaged: [^\n]*\n$")
         _, errors = self.call("export", "--format", "pt2", "--output", self.folder / "b.pt2", model=path, expect=2)
         self.assertIn("--model_pt: expected a checkpoint, found an exported model", errors)
 

@@ -124,6 +124,7 @@ class TestRefused(DeployTest):
     def test_files(self):
         junk, damaged, bare = (self.folder / name for name in ("junk.pt", "damaged.pt", "bare.pt"))
         junk.write_bytes(b"junk")
+        (self.folder / "empty").mkdir()
         data = bytearray(self.checkpoint.read_bytes())
         data[len(data) // 2] ^= 1
         damaged.write_bytes(data)
@@ -131,6 +132,7 @@ class TestRefused(DeployTest):
         self.assert_refused("junk.pt: no checkpoint: foreign", junk)
         self.assert_refused("damaged.pt: no checkpoint to go on from: it is damaged", damaged)
         self.assert_refused("bare.pt: holds no config; give that of its run by --config FILE", bare)
+        self.assert_refused("holds neither a checkpoint nor checkpoints/", self.folder / "empty")
         self.assert_refused(r"jnk.pt: no such file, did you mean 'junk.pt'\?", self.folder / "jnk.pt")
         config = {"model": {"type": "ToyColorNet"}, "task": {"type": "ToyNameColor"}}
         Predictor.from_checkpoint(bare, "cpu", config)
