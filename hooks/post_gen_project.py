@@ -22,10 +22,10 @@ PACKAGE = re.compile(
 PARTS = {
     "digits": """
         custom/datasets/digits_dataset.py data/digits/README.md data/digits/digits.npz
-        tests/tests_custom/test_digits_dataset.py
+        tests/tests_custom/test_digits_dataset.py tests/tests_custom/tasks/test_classify_image.py
     """,
     "accuracy": """
-        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py
+        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py custom/tasks/classify_image.py
     """,
     "classification": """
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
@@ -38,7 +38,10 @@ PARTS = {
         custom/datasets/shapes_dataset.py custom/losses/bce_dice_loss.py custom/metrics/pixel_accuracy_metric.py
         custom/models/unet_model.py custom/models/unet_plus_plus_model.py tests/tests_custom/test_carvana_dataset.py
         tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
-        tests/tests_custom/test_unets.py
+        tests/tests_custom/test_unets.py custom/tasks/segment_image.py tests/tests_custom/tasks/test_segment_image.py
+    """,
+    "text": """
+        custom/tasks/continue_text.py tests/tests_custom/tasks/test_continue_text.py
     """,
     "images": """
         configs/images.yaml configs/eval_images.yaml custom/datasets/photos_dataset.py
@@ -59,7 +62,7 @@ KEPT = {
     "classification": {"digits", "accuracy", "classification", "labels"},
     "images": {"accuracy", "images", "labels"},
     "segmentation": {"segmentation", "labels"},
-    "language": {"language"},
+    "language": {"language", "text"},
     "minimal": {"digits", "accuracy", "minimal", "labels"},
     "all": set(PARTS),
 }
@@ -67,6 +70,7 @@ KEPT = {
 # all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands
 # behind a package that only these rooms need.
 ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
+ROOMS["deploy"] += " predict.py export.py serve.py custom/tasks tests/tests_custom/tasks tests/browser.py"
 OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
 
@@ -131,7 +135,7 @@ def leave_out(missing):
         if lines[:1] != kept[:1] and lines[0].startswith("# room:"):
             path.unlink()
         elif kept != lines:
-            path.write_text("".join(kept), encoding="utf-8")
+            path.write_text(re.sub(r"\n{3,}", "\n\n", "".join(kept)), encoding="utf-8")
     lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not named_rooms(line, "for") or named_rooms(line, "for") - missing]
     Path("requirements.txt").write_text("".join(kept), encoding="utf-8")

@@ -10,7 +10,12 @@ import sys
 import pytest
 from conftest import ROOT, SOURCE, bake, run
 
-NOT_RUN = {"make test": "it is what runs this test", "python -m pytest": "runs the tests that unittest has just run"}
+NOT_RUN = {
+    "make test": "it is what runs this test",
+    "python -m pytest": "runs the tests that unittest has just run",
+    "python serve.py --model_pt experiments/{{ name }}": "serves until it is ended",
+    "python serve.py --model_pt experiments/digits": "serves until it is ended",
+}
 
 
 def blocks(folder, language):
@@ -47,7 +52,8 @@ def clone(template_copy, tmp_path):
 
 
 def test_what_is_left_out_is_there():
-    assert set(NOT_RUN) <= set("".join(blocks(ROOT, "bash") + blocks(SOURCE, "bash")).splitlines())
+    listed = {line for line in NOT_RUN if "digits" not in line}  # which stands there with the name to be filled in
+    assert listed <= set("".join(blocks(ROOT, "bash") + blocks(SOURCE, "bash")).splitlines())
 
 
 def test_the_demo_twice(clone):

@@ -5,6 +5,8 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+__version__ = "1.0"  # the engine's, which checkpoints name
+
 if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.config import Config, UserError, find_room, load_config, open_room
     from common.config.build import build_loader, build_loss, build_metric, build_model

@@ -22,6 +22,7 @@ def differences(expected: Path, found: Path) -> Iterator[str]:
     states = [read_checkpoint(folder / "checkpoints" / "final.pt") for folder in (expected, found)]
     for state in states:
         del state["monitor"]  # the names of event files
+        state.pop("config", None)  # the name of the run
     yield from _differ(*states, "final.pt")
     yield from _differ(*map(metrics_of, (expected, found)), "metrics.jsonl")
     yield from _differ(*map(scalars_of, (expected, found)), "event")

@@ -289,3 +289,5 @@ class Config:
     """Loss terms by name: {ce: {type: ..., weight: 1.0, ...its arguments}}."""
     metric: Section = field(default_factory=dict)
     """Metrics by name: {accuracy: {type: ..., ...its arguments}}."""
+    task: Section | None = None
+    """For predict.py, export.py and serve.py: what the model is given and what it answers: {type: ..., ...}."""

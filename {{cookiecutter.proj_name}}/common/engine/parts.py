@@ -21,7 +21,7 @@ from common.run.distributed import gather, get_data_size, get_world_size
 from common.run.seed import RandomState
 from common.run.strategy import MAIN, part_name
 from common.state.checkpoint import Checkpointer
-from common.state.experiment import describe_device
+from common.state.experiment import describe_device, describe_run
 from common.state.file import load_matching, read_weights
 from common.state.resume_check import ResumeCheck
 
@@ -143,7 +143,8 @@ def make_checkpointer(trainer: Trainer) -> Checkpointer:
     parts |= {"trainer": trainer, "meters": trainer.meters, "selection": Trackers(trainer.trackers)}
     parts |= {"monitor": trainer.curves, "random": RandomState()}
     folder, stops = trainer.session.folder / "checkpoints", config.on_error == "stop"
-    return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy)
+    about = describe_run(trainer.config, trainer.train_loader)
+    return Checkpointer(folder, parts, config.keep_last, stops, config.sharded, strategy, about)
 
 
 def start_banner(trainer: Trainer) -> None:

@@ -33,6 +33,7 @@ class Checkpointer:
         keep_last: How many numbered files stay (None: all).
         stop_on_error: Raise a RunError if a file cannot be written; otherwise log it and continue.
         sharded: Let each rank write its shards of sharded tensors to a folder beside the file.
+        about: Plain data that each file holds beside the parts, for those who read it; it is not loaded.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Checkpointer:
         stop_on_error: bool = False,
         sharded: bool = False,
         strategy: Strategy = WHOLE,
+        about: dict[str, Any] | None = None,
     ):
-        self.folder, self.parts, self._strategy = folder, parts, strategy
+        self.folder, self.parts, self._strategy, self._about = folder, parts, strategy, about or {}
         self._keep_last, self._stop_on_error = keep_last, stop_on_error
         self._shards = strategy.shard_writer() if sharded else None
         self._copy = HostCopy(get_rank() == 0, strategy.whole)
@@ -72,7 +74,7 @@ class Checkpointer:
             state, shards = self._shards.write(state, self.folder)
         state = self._copy.take(state)
         if get_rank() == 0:
-            self._writing = self._thread.submit(self._write, state, names, tuple(obsolete), shards)
+            self._writing = self._thread.submit(self._write, state | self._about, names, tuple(obsolete), shards)
         elif shards:
             self._writing = self._thread.submit(shards.wait)
 

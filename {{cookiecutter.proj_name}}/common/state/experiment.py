@@ -17,10 +17,12 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from common import __version__
 from common.config import dump_config
 from common.config.errors import UserError
 from common.config.schema import Config
@@ -158,6 +160,23 @@ def look_at_space(folder: Path, models: Iterable[torch.nn.Module], must_fit: boo
     if must_fit:
         raise UserError(f"{text}; checkpoint.on_error continue would train all the same")
     add_log(text, "WARNING")
+
+
+def describe_run(config: Config, loader: Any) -> dict[str, Any]:
+    """Return what a checkpoint says of itself: versions, the config without secrets, and the data set's class names.
+
+    The names are the attribute ``classes`` of the loader's data set; None if it has no such attribute.
+    """
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None and not hasattr(dataset, "classes"):
+        dataset = getattr(dataset, "dataset", None)  # a part of another data set
+    classes = None if dataset is None else [str(name) for name in dataset.classes]
+    return {
+        "engine": __version__,
+        "format": 1,
+        "config": redact(asdict(replace(config, resume=None))),
+        "classes": classes,
+    }
 
 
 def describe_environment(device: torch.device) -> str:

@@ -72,7 +72,7 @@ class CausalAttention(nn.Module):
         q, k, v = (one.transpose(1, 2) for one in qkv.unflatten(-1, (-1, 3, self.size)).unbind(3))
         if cache is not None:
             k, v = cache.extend(k, v)
-        x = functional.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        x = functional.scaled_dot_product_attention(q, k, v, is_causal=bool(q.shape[2] > 1))
         return self.out(x.transpose(1, 2).flatten(2))
 
 

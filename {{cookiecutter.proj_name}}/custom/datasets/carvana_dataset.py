@@ -31,6 +31,7 @@ class CarvanaDataset(BaseDataset):
         ValueError: Shares that are negative, or above 1 together.
     """
 
+    classes = ("background", "car")
     random_generators = ()  # reading a photograph draws nothing
 
     def __init__(

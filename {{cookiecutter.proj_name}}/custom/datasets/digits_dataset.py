@@ -26,6 +26,8 @@ class DigitsDataset(ArrayDataset):
         UserError: Another split, the file is missing, or a label is out of range.
     """
 
+    classes = tuple("0123456789")
+
     def __init__(self, data_dir: str, split: str = "train"):
         self.check_split(split, SPLITS)
         BaseDataset.__init__(self, data_dir)

@@ -23,7 +23,7 @@ FILES = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-CLASSES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
+CLASSES = tuple("T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split())
 
 
 @DATASET_REGISTRY.register()
@@ -42,6 +42,8 @@ class FashionMNISTDataset(ArrayDataset):
     Raises:
         UserError: Another split, a file that cannot be downloaded or read, or a label that is out of range.
     """
+
+    classes = CLASSES
 
     def __init__(self, data_dir: str, split: str = "train", seed: int = 0, mirrors: list[str] | None = None):
         self.check_split(split, ("train", "val", "eval"))

@@ -27,6 +27,8 @@ class ShapesDataset(ArrayDataset):
         UserError: Another split.
     """
 
+    classes = ("background", "shape")
+
     def __init__(self, data_dir: str, split: str = "train", size: int = 64):
         self.check_split(split, SPLITS)
         seed, samples = SPLITS[split]

@@ -23,6 +23,7 @@ ROWS = (
     {"config.build"},
     {"engine"},
 )
+SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 FOLDERS = {path.name for path in (ROOT / "common").iterdir() if path.is_dir()}
 
 
@@ -63,7 +64,7 @@ def faults(root: Path) -> list[str]:
         module = ".".join(part for part in parts if part != "__init__")
         for name in imports_of(path, root):
             head, _, below_common = name.partition(".")
-            scripts = {"train", "evaluate", "plain_loop", "tests"} | (packages if top == "common" else set())
+            scripts = SCRIPTS | {"tests"} | (packages if top == "common" else set())
             inside = top == head == "common" and module and below_common.split(".")[0] in FOLDERS
             if head in scripts or (inside and not is_upward(module, below_common)):
                 found.append(f"{path.relative_to(root)} imports {name}")
