@@ -195,7 +195,11 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def _check_exists(path: Path) -> None:
-    if not os.path.isfile(path):  # which does not raise where a folder may not be entered
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # a folder may not be entered
+        raise UserError(f"{path}: no checkpoint: it cannot be read: {error.strerror}") from None
+    if not is_file:
         raise UserError(f"{path}: no such checkpoint, {nearest(path.name, [p.name for p in path.parent.glob('*.pt')])}")
 
 

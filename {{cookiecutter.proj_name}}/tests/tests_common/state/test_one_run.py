@@ -44,6 +44,7 @@ class OneRunTest(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
+        leave_experiment()  # of another test in this process
         self.addCleanup(leave_experiment)
         self.root = Path(temporary.name)
         config = toy.make_config(name="run")
