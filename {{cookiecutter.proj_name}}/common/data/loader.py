@@ -140,6 +140,11 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
+def unless_empty(loader: Any) -> Any:
+    """Return a loader, or None for one without a batch; one that does not know its length may have some."""
+    return None if loader is None or length_of(loader) == 0 else loader
+
+
 def find_sizes_at(loader: Any) -> Callable[[int], tuple[int, int]] | None:
     """Return the function that tells the size of a batch on this rank and on all, or None if the loader has none."""
     return getattr(getattr(loader, "batch_sampler", None), "sizes_at", None)

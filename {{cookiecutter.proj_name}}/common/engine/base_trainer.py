@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from common.config.errors import UserError, nearest
 from common.config.schema import Config, OptimizerConfig
 from common.data.batches import TrainingBatches
-from common.data.loader import find_sizes_at, join_batches, length_of, on_device
+from common.data.loader import find_sizes_at, join_batches, on_device, unless_empty
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
 from common.log import activations
@@ -258,12 +258,13 @@ class TrainerBase(metaclass=ABCMeta):
 
     def run_validation(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
-        if self.val_loader is None or length_of(self.val_loader) == 0:
+        loader = unless_empty(self.val_loader)
+        if loader is None:
             return
         agenda, total = self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
         with self._evaluating():
-            summary_dict = self._validate(self.val_loader, epoch)
+            summary_dict = self._validate(loader, epoch)
         improved = [best for best in self.trackers if best.update(summary_dict)]
         self.curves.add_scalars("val", summary_dict, epoch, total)
         add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
@@ -313,16 +314,16 @@ class TrainerBase(metaclass=ABCMeta):
 
         A hook that is overridden may add to the results: then the first validation has to tell.
         """
-        own = (self.after_val_step, self.after_val_epoch)
+        loader, own = unless_empty(self.val_loader), (self.after_val_step, self.after_val_epoch)
         unchanged = (TrainerBase.after_val_step, TrainerBase.after_val_epoch)
         metrics = self.metric.directions()
         unknown = [best for best in self.trackers if best.metric and best.metric not in metrics]
-        if not unknown or not self.val_loader or any(getattr(hook, "__func__", None) not in unchanged for hook in own):
+        if not unknown or loader is None or any(getattr(hook, "__func__", None) not in unchanged for hook in own):
             return
-        transform = getattr(self.val_loader, "transform_batch", None)
+        transform = getattr(loader, "transform_batch", None)
         with self._evaluating():
             self.before_val_epoch(self.epoch)
-            for data_dict in islice(on_device(self.val_loader, self.device), 1):
+            for data_dict in islice(on_device(loader, self.device), 1):
                 data_dict = transform(data_dict) if transform else data_dict
                 self.before_val_step(self.epoch, 0, data_dict)
                 _, result_dict = self._val_step(self.epoch, 0, data_dict)

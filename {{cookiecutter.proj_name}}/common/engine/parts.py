@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from common.config.errors import UserError, nearest
 from common.config.schema import OptimizerConfig
 from common.data.batches import find_doubt
-from common.data.loader import batch_size_of
+from common.data.loader import batch_size_of, unless_empty
 from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
 from common.optim.step import OptimizerStep
@@ -91,7 +91,7 @@ def make_trackers(trainer: Trainer) -> list[BestTracker]:
     trackers = []
     for name in names or [None]:
         larger = known.get(name) if keep.best_larger is None else keep.best_larger
-        if larger is None and name and trainer.val_loader:
+        if larger is None and name and unless_empty(trainer.val_loader) is not None:
             hint = nearest(name, known)
             raise UserError(f"checkpoint.best_larger: is a larger '{name}' better? Expected true or false; {hint}")
         if known.get(name) not in (None, larger):
@@ -123,11 +123,11 @@ def make_steps(trainer: Trainer) -> dict[str, OptimizerStep]:
     steps: dict[str, OptimizerStep] = {}
     on_skipped, strategy = partial(trainer.stop.note_skipped, steps), trainer.session.strategy
     precision, only = trainer.config.trainer.precision, len(trainer.optimizers) > 1
-    epochs = trainer.config.progress.epoch
+    length, epochs = trainer.schedule_length, trainer.config.progress.epoch
     for name, optimizer in trainer.optimizers.items():
         scheduler, section, model = trainer.schedulers.get(name), trainer.optim_config(name), trainer.forms.bare[name]
         steps[name] = OptimizerStep(
-            optimizer, scheduler, section, model, precision, only, on_skipped, strategy, trainer.schedule_length, epochs
+            optimizer, scheduler, section, model, precision, only, on_skipped, strategy, length, epochs
         )
     return steps
 

@@ -1,4 +1,4 @@
-"""The training loop. Follow a batch from ``run`` downwards: the order of the lines is the order of events."""
+"""The training loop. Follow a batch from ``run`` downward: the order of the lines is the order of events."""
 
 from __future__ import annotations
 
@@ -207,6 +207,7 @@ class Trainer(TrainerBase):
             raise UserError(f"step('{name}'): no such optimizer, {nearest(name, self.steps)}")
         if name in self._stepped and self.config.trainer.accumulate > 1:
             raise UserError(f"step('{name}'): twice for one batch, which trainer.accumulate cannot add up; set it to 1")
+        _check_loss(loss)
         step, (closes_window, weight, _) = self.steps[name], self.batches.window(self.iteration)
         self._stepped[name] = loss.detach()
         with torch.autocast(self.device.type, enabled=False):
@@ -230,9 +231,7 @@ class Trainer(TrainerBase):
             losses = {MAIN: losses}
         last = len(losses) - 1
         for i, (name, loss) in enumerate(losses.items()):
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise UserError(f"train_step: 'loss' must be a tensor of one element, found {found}")
+            _check_loss(loss)
             if name not in self.steps:
                 raise UserError(f"train_step: 'loss' for optimizer '{name}', {nearest(name, self.steps)}")
             if name in self._stepped:
@@ -327,6 +326,12 @@ class Trainer(TrainerBase):
         self.agenda.load_state_dict(state)
         if self.batches.foreign:
             self.batches.foreign.load_state_dict(state.get("loader", {}))
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise UserError(f"train_step: 'loss' must be a tensor of one element, found {found}")
 
 
 def _refuse_shared(names: set[str], other: str) -> None:

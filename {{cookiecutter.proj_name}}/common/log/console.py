@@ -43,8 +43,7 @@ def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
         filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
     )
     if file is not None:
-        write, form = GrowingFile(file).write, "{time:YYYY-MM-DD HH:mm:ss} | " + _LINE
-        logger.add(lambda line: write(line.encode(errors="backslashreplace")), level="DEBUG", format=form)
+        logger.add(_LogFile(file), level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
@@ -106,6 +105,20 @@ class GrowingFile:
             self._file.close()
         if self._waiting and sys.exc_info()[0] is None:
             raise RunError(f"{self._path}: {len(self._waiting):,} bytes at its end could not be written")
+
+
+class _LogFile:
+    """``train.log``, as loguru writes to it and closes it."""
+
+    def __init__(self, path: Path):
+        self._file = GrowingFile(path)
+
+    def write(self, message: str) -> None:
+        self._file.write(message.encode(errors="backslashreplace"))
+
+    def stop(self) -> None:
+        with suppress(RunError):
+            self._file.close()
 
 
 class Progress(tqdm):

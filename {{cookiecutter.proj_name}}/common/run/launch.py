@@ -197,9 +197,9 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
     except OSError as error:
         outcome = UserError(f"{error.filename or config.name}: {error.strerror}")
     outcome = distributed.broadcast(outcome)
-    if isinstance(outcome, UserError) and is_first:
-        raise outcome
     if isinstance(outcome, UserError):
+        if is_first:
+            raise outcome
         _leave_group()
         raise SystemExit(outcome.exit_code)
     return outcome

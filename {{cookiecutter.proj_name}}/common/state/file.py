@@ -109,15 +109,10 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
     """
     digest = hashlib.sha256()
     try:
-        version = read_format(path)
-        if version not in (None, FORMAT):
-            kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
-            hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
-            return None if for_weights else f"it has format {version}{kind}, {hint}"
         with path.open("rb") as file:
             end = _read_end(file)
             if end is None:
-                return "it does not end in the digest of a checkpoint: cut short or foreign"
+                return _find_other_format(path, for_weights)
             remaining = file.seek(0, os.SEEK_END) - len(end[0])
             file.seek(0)
             while remaining > 0 and (chunk := file.read(min(remaining, 1 << 20))):
@@ -135,6 +130,16 @@ def find_fault(path: Path, for_weights: bool = False) -> str | None:
         return room.find_shard_fault(path.parent, _load(path)[SHARDS])
     except Exception:  # whatever a foreign file holds there
         return "its description of its shards cannot be read"
+
+
+def _find_other_format(path: Path, for_weights: bool) -> str | None:
+    """Return what is wrong with a file that does not end like a checkpoint of this format."""
+    version = read_format(path)
+    if version in (None, FORMAT):
+        return "it does not end in the digest of a checkpoint: cut short or foreign"
+    kind = "" if version else " (no digest: of another program, or of an engine before its first release)"
+    hint = f"this engine resumes from format {FORMAT}; --progress.start_epoch 0 takes the weights alone"
+    return None if for_weights else f"it has format {version}{kind}, {hint}"
 
 
 def is_sharded(path: Path) -> bool:
@@ -195,7 +200,11 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def _check_exists(path: Path) -> None:
-    if not os.path.isfile(path):  # which does not raise where a folder may not be entered
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # a folder may not be entered
+        raise UserError(f"{path}: no checkpoint: it cannot be read: {error.strerror}") from None
+    if not is_file:
         raise UserError(f"{path}: no such checkpoint, {nearest(path.name, [p.name for p in path.parent.glob('*.pt')])}")
 
 

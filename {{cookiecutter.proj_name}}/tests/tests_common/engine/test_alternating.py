@@ -241,6 +241,9 @@ class TestTurns(unittest.TestCase):
     def test_mistakes(self):
         cases = {
             "no such optimizer, did you mean 'critic'": lambda trainer, batch: trainer.step("critik", torch.ones(())),
+            "must be a tensor of one element, found shape \\(2,\\)": lambda trainer, batch: trainer.step(
+                "critic", torch.ones(2)
+            ),
             "set it to 1": lambda trainer, batch: [trainer.step("critic", loss_of(trainer, batch)) for _ in range(2)],
         }
 

@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 from common.state.file import find_fault
-from tests import share_of
+from tests import campaign_of
 from tests.compare import differences
 from tests.tests_common.processes import PROJECT
 
@@ -118,7 +118,7 @@ class TestFullDisk(unittest.TestCase):
             lasts, left = draw.choice([0, 0, draw.uniform(0.1, 1)]), draw.choice([0, 900, 9000])
             cases.append((2 if seed % 3 == 2 else 1, draw.uniform(0, 2.2), lasts, left))
         disk = self.make_disk()
-        for ranks, after, lasts, left in share_of(cases, 15):
+        for ranks, after, lasts, left in campaign_of(cases, 15):
             with self.subTest(ranks=ranks, after=after, lasts=lasts, left=left):
                 if ranks not in whole:
                     whole[ranks] = self.folder / f"whole{ranks}"

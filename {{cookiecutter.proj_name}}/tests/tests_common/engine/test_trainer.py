@@ -16,6 +16,14 @@ from tests import needs_room
 from tests.tests_common.engine import toy
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Samples that nobody has counted."""
+
+    def __iter__(self):
+        data = toy.make_data(10)
+        return (data[i] for i in range(10))
+
+
 class TestAccumulation(unittest.TestCase):
     """Batches whose gradients are averaged into one step."""
 
@@ -163,6 +171,19 @@ class TestBestTracker(unittest.TestCase):
             with self.subTest(name=name), self.assertRaisesRegex(UserError, f"did you mean '{meant}'"):
                 trainer.run()
             self.assertEqual((trainer.total_iterations, trainer.session.folder.exists()), (0, False))
+
+    def test_a_validation_loader_without_a_length(self):
+        for name, larger in (("loss", None), ("loss", False), ("eror", None)):
+            config = toy.make_config(checkpoint={"best_metric": name, "best_larger": larger})
+            trainer = toy.ToyEpochTrainer(config, toy.make_session(self))
+            trainer.val_loader = torch.utils.data.DataLoader(Stream(), 5)
+            with self.subTest(name=name, larger=larger):
+                if name == "loss":
+                    trainer.run()
+                    self.assertIsNotNone(trainer.best.best)
+                else:
+                    with self.assertRaisesRegex(UserError, "is a larger 'eror' better.*did you mean 'error'"):
+                        trainer.run()
 
     def test_the_try_before_it_changes_nothing(self):
         weights = []

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.state.file import read_checkpoint
-from tests import share_of
+from tests import campaign_of
 from tests.compare import differences
 
 PROJECT = Path(__file__).parents[3]
@@ -89,7 +89,7 @@ class TestConsoles(unittest.TestCase):
 
     def test_ends_well(self):
         whole = {}
-        for i, (broken, number, ranks) in enumerate(share_of(CASES, 29)):
+        for i, (broken, number, ranks) in enumerate(campaign_of(CASES, 29)):
             with self.subTest(broken=broken, signal=number, ranks=ranks):
                 if ranks not in whole:
                     whole[ranks] = self.folder / f"whole{ranks}"

@@ -146,12 +146,15 @@ class TestForeign(FileTest):
     @unittest.skipUnless(os.geteuid() == 0, "needs a second user")
     def test_a_file_that_may_not_be_read(self):
         self.path.chmod(0)
-        self.folder.chmod(0o755)
-        os.seteuid(65534)
         self.addCleanup(os.seteuid, 0)
-        for read in (read_checkpoint, read_plain):
-            with self.assertRaisesRegex(UserError, "good.pt: no checkpoint.*: it cannot be read: Permission denied"):
-                read(self.path)
+        for mode in (0o755, 0o700):  # the second time the folder cannot be entered either
+            os.seteuid(0)
+            self.folder.chmod(mode)
+            os.seteuid(65534)
+            for read in (read_checkpoint, read_plain):
+                message = "good.pt: no checkpoint.*: it cannot be read: Permission denied"
+                with self.subTest(mode=mode, read=read), self.assertRaisesRegex(UserError, message):
+                    read(self.path)
 
     def test_no_such_file(self):
         with self.assertRaisesRegex(UserError, "no such checkpoint, did you mean 'good.pt'"):

@@ -17,7 +17,7 @@ from loguru import logger
 
 from common.config.errors import UserError
 from common.state.experiment import leave_experiment, open_experiment
-from tests import share_of
+from tests import campaign_of
 from tests.tests_common.engine import toy
 from tests.tests_common.processes import PROJECT
 
@@ -44,6 +44,7 @@ class OneRunTest(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
+        leave_experiment()  # of another test in this process
         self.addCleanup(leave_experiment)
         self.root = Path(temporary.name)
         config = toy.make_config(name="run")
@@ -64,7 +65,7 @@ class TestPairs(OneRunTest):
     """Two starts of one name at once: exactly one runs."""
 
     def test_exactly_one_runs(self):
-        for i, (resume, nproc) in enumerate(share_of(PAIRS, 40)):
+        for i, (resume, nproc) in enumerate(campaign_of(PAIRS, 40)):
             with self.subTest(pair=i, resume=resume, nproc=nproc):
                 pair = [self.start(f"pair{i}", resume, nproc) for _ in range(2)]
                 for process in pair:
