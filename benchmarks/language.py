@@ -119,9 +119,9 @@ def by_hand(config, text: np.ndarray) -> Callable[[int], None]:
 
 def by_the_engine(config, folder: Path) -> tuple[Callable[[int], None], np.ndarray]:
     """Return what makes so many steps as the engine's loop does, and the text that it reads."""
-    from custom.language_trainer import CustomTrainer
+    from custom.trainers.language_trainer import LanguageTrainer
 
-    trainer = CustomTrainer(config, Session(torch.device("cpu"), folder, None))
+    trainer = LanguageTrainer(config, Session(torch.device("cpu"), folder, None))
     trainer.prepare()
     trainer.stop.start(0)
     trainer.steps["main"].start_epoch(0)

@@ -40,30 +40,31 @@ PARTS = {
         tests/tests_custom/test_segmentation.py tests/tests_custom/test_shapes_dataset.py
         tests/tests_custom/test_unets.py custom/tasks/segment_image.py tests/tests_custom/tasks/test_segment_image.py
     """,
-    "text": """
-        custom/tasks/continue_text.py tests/tests_custom/tasks/test_continue_text.py
-    """,
     "images": """
         configs/images.yaml configs/eval_images.yaml custom/datasets/photos_dataset.py
         tests/tests_custom/test_images.py
     """,
     "language": """
-        configs/language.yaml configs/eval_language.yaml custom/datasets/text_dataset.py custom/language_tester.py
-        custom/language_trainer.py custom/losses/next_token_loss.py custom/metrics/bits_per_byte_metric.py
-        custom/models/gpt_model.py evaluate_language.py tests/tests_custom/test_language.py train_language.py
+        configs/language.yaml configs/eval_language.yaml custom/datasets/text_dataset.py
+        custom/losses/next_token_loss.py custom/metrics/bits_per_byte_metric.py custom/models/gpt_model.py
+        custom/testers/language_tester.py custom/trainers/language_trainer.py tests/tests_custom/test_language.py
+        custom/tasks/continue_text.py tests/tests_custom/tasks/test_continue_text.py
     """,
-    "labels": "plain_loop.py tests/tests_custom/test_tester.py",
+    "pictures": """
+        custom/testers/image_tester.py custom/trainers/image_trainer.py plain_loop.py
+        tests/tests_custom/test_image_tester.py
+    """,
     "minimal": """
         configs/minimal.yaml configs/eval_minimal.yaml custom/models/linear_model.py
         tests/tests_custom/test_minimal.py
     """,
 }
 KEPT = {
-    "classification": {"digits", "accuracy", "classification", "labels"},
-    "images": {"accuracy", "images", "labels"},
-    "segmentation": {"segmentation", "labels"},
-    "language": {"language", "text"},
-    "minimal": {"digits", "accuracy", "minimal", "labels"},
+    "classification": {"digits", "accuracy", "classification", "pictures"},
+    "images": {"accuracy", "images", "pictures"},
+    "segmentation": {"segmentation", "pictures"},
+    "language": {"language"},
+    "minimal": {"digits", "accuracy", "minimal", "pictures"},
     "all": set(PARTS),
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
@@ -107,11 +108,6 @@ def choose_example(example):
 def rename_parts(example):
     """Give the files of a lone example the names that every project has, and name them so where they are named."""
     new = {f"configs/{example}.yaml": "configs/default.yaml", f"configs/eval_{example}.yaml": "configs/eval.yaml"}
-    if Path(f"train_{example}.py").exists():  # it has a trainer and a tester of its own
-        new |= {f"{command}_{example}.py": f"{command}.py" for command in ("train", "evaluate")}
-        new |= {f"custom/{example}_{part}.py": f"custom/{part}.py" for part in ("trainer", "tester")}
-        new |= {f"custom.{example}_{part}": f"custom.{part}" for part in ("trainer", "tester")}
-        new |= {f"tests/tests_custom/test_{example}.py": f"tests/tests_custom/test_{example}.py"}
     for old in filter(os.path.isfile, new):
         text = Path(old).read_text(encoding="utf-8")
         Path(old).unlink()

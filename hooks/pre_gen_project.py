@@ -10,8 +10,8 @@ from importlib import metadata
 
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = """
-    build common configs conftest data dist evaluate evaluate_language experiments export node_modules plain_loop
-    predict results scripts serve site_packages tests tests_common tests_custom train train_language venv
+    build common configs conftest data dist evaluate experiments export node_modules plain_loop
+    predict results scripts serve site_packages tests tests_common tests_custom train venv
 """
 REQUIREMENTS = """
     torch numpy loguru tensorboard pyyaml jsonargparse tqdm kornia pillow torchmetrics matplotlib pre-commit pytest ruff

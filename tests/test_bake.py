@@ -163,7 +163,7 @@ def test_pre_commit_is_content(tmp_path):
     project = bake(tmp_path, package_name="my_net", license="Apache-2.0")
     run("pre-commit", "validate-config", cwd=project)
     run("pre-commit", "run", "--all-files", cwd=project)
-    (project / "my_net/trainer.py").write_text("x = unheard_of \n")
+    (project / "my_net/trainers/mine.py").write_text("x = unheard_of \n")
     assert "F821" in run("pre-commit", "run", "--all-files", cwd=project, expect=1).stdout
 
 

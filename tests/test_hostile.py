@@ -76,7 +76,7 @@ def test_project_names(tmp_path, name):
 def test_package_names(tmp_path, name):
     project = outcome(tmp_path, package_name=name)
     assert (project is not None) == (name in PACKAGES[:4])
-    assert project is None or (works(project) and (project / name / "trainer.py").exists())
+    assert project is None or (works(project) and (project / name / "trainers").exists())
 
 
 @pytest.mark.parametrize("name", ["config", "launch", "nn"])

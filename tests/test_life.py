@@ -40,7 +40,7 @@ def test_rendering_over_a_project_keeps_what_is_its_own(tmp_path):
     python("-m", "cookiecutter", ROOT, "--no-input", "-f", "package_name=my_net", cwd=tmp_path)
     found = text_of(project)
     assert found["my_net/models/own_model.py"] == "own" and found["experiments/x/notes"] == "import custom"
-    assert found["README.md"].startswith("# my_project") and "custom/trainer.py" not in found
+    assert found["README.md"].startswith("# my_project") and "custom/trainers/image_trainer.py" not in found
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     own_config = yaml.safe_load((project / "configs/default.yaml").read_text())
     own_config.update(name="own", model={"type": "OwnModel"})
     (project / "configs/own.yaml").write_text(yaml.safe_dump(own_config))
-    append(project / f"{package}/trainer.py", "\n# A thought of one's own.\n")
+    append(project / f"{package}/trainers/image_trainer.py", "\n# A thought of one's own.\n")
     commit(project, "Own work")
 
     source = upstream / "{{cookiecutter.proj_name}}"
@@ -87,7 +87,7 @@ def test_an_update_from_the_template(tmp_path, upstream, package):
     assert (project / "common/log/metric.py").read_text().endswith("NEW = True\n")
     assert (project / "README.md").read_text().endswith(f"News about `{package}/`.\n")
     assert (project / "common/news.py").exists()
-    assert (project / f"{package}/trainer.py").read_text().endswith("# A thought of one's own.\n")
+    assert (project / f"{package}/trainers/image_trainer.py").read_text().endswith("# A thought of one's own.\n")
     commit(project, "Update")
     cruft("check", cwd=project)
 

@@ -20,7 +20,7 @@ SOME = [
     "tests_common/log/test_curves.py",
     "tests_common/state/test_file.py",
     "tests_custom/test_fashion_mnist_dataset.py",
-    "tests_custom/test_tester.py",
+    "tests_custom/test_image_tester.py",
 ]
 # A key that needs each room.
 KEYS = {

@@ -9,10 +9,10 @@ def main() -> None:
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
     from common.run.launch import launch
     from common.state.experiment import open_results
-    from custom.tester import CustomTester
+    from custom import build_tester
 
     with launch(config, open_results) as session:
-        tester = CustomTester(config, session)
+        tester = build_tester(config, session)
         if session.checkpoint:
             tester.load_weights(session.checkpoint)
         tester.run()

@@ -8,10 +8,10 @@ def main() -> None:
     config = load_config()
     # Imported late, so that --help and a mistake in a config are answered before torch is loaded.
     from common.run.launch import launch
-    from custom.trainer import CustomTrainer
+    from custom import build_trainer
 
     with launch(config) as session:
-        CustomTrainer(config, session).run()
+        build_trainer(config, session).run()
 
 
 if __name__ == "__main__":

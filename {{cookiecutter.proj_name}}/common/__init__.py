@@ -9,12 +9,14 @@ __version__ = "1.0"  # the engine's, which checkpoints name
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.config import Config, UserError, find_room, load_config, open_room
-    from common.config.build import build_loader, build_loss, build_metric, build_model
+    from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
     from common.config.registry import (
         DATASET_REGISTRY,
         LOSS_REGISTRY,
         METRIC_REGISTRY,
         MODEL_REGISTRY,
+        TESTER_REGISTRY,
+        TRAINER_REGISTRY,
         TRANSFORM_REGISTRY,
     )
     from common.data import ArrayDataset, BaseDataset, make_loader
@@ -29,8 +31,9 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
 
 _NAMES = {
     "config": "Config UserError find_room load_config open_room",
-    "config.build": "build_loader build_loss build_metric build_model",
-    "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TRANSFORM_REGISTRY",
+    "config.build": "build_loader build_loss build_metric build_model build_tester build_trainer",
+    "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
+    "TRANSFORM_REGISTRY",
     "data": "ArrayDataset BaseDataset make_loader",
     "engine": "BatchTester EpochBasedTrainer IterBasedTrainer SingleTester Trainer",
     "log": "activations",

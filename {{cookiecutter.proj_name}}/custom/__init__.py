@@ -1,5 +1,6 @@
-"""Your part of the project."""
+"""Your part of the project: importing it registers all that stands in these folders."""
 
-from custom import datasets, losses, metrics, models, optim
+from common import build_tester, build_trainer
+from custom import datasets, losses, metrics, models, optim, testers, trainers
 
-__all__ = ["datasets", "losses", "metrics", "models", "optim"]
+__all__ = ["build_tester", "build_trainer", "datasets", "losses", "metrics", "models", "optim", "testers", "trainers"]

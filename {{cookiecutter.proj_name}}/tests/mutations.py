@@ -136,10 +136,10 @@ def train(config: Config, folder: Path, seconds: int) -> str:
         signal.alarm(seconds)
         try:
             from common.run.launch import launch
-            from custom.trainer import CustomTrainer
+            from custom import build_trainer
 
             with launch(config) as session:
-                CustomTrainer(config, session).run()
+                build_trainer(config, session).run()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 99
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
             except Exception as error:
                 faults.append((file.read_bytes(), error))
         print(f"{words.loaded} loaded, {len(accepted)} accepted, {len(faults)} tracebacks", flush=True)
-        importlib.import_module("custom.trainer")  # once, for all children
+        importlib.import_module("custom.trainers")  # once, for all children
         for i, content in enumerate(accepted[: words.trained]):
             place = Path(folder, str(i))
             place.mkdir()

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import IterableDataset
 
 from common.config.errors import UserError
 from common.config.load import check_value
-from common.config.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, open_room
+from common.config.registry import (
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    TESTER_REGISTRY,
+    TRAINER_REGISTRY,
+    Registry,
+    open_room,
+)
 from common.config.schema import LOADER_KEYS, Config, Section
 from common.data import make_loader
 from common.data.dataset import View, draw_rows
 from common.data.loader import Loader
 from common.log.metric import MetricSet
 from common.optim.loss import LossSet
+
+if TYPE_CHECKING:
+    from common.run.launch import Session
+
+
+def build_trainer(config: Config, session: Session) -> Any:
+    """Build the trainer that ``trainer.type`` names, or the only one that is registered."""
+    return _choose(TRAINER_REGISTRY, config)(config, session)
+
+
+def build_tester(config: Config, session: Session) -> Any:
+    """Build the tester that is registered under the name of ``trainer.type``, or the only one."""
+    return _choose(TESTER_REGISTRY, config)(config, session)
+
+
+def _choose(registry: Registry, config: Config) -> Callable:
+    """Return the class that ``trainer.type`` names; raise a UserError if there is a choice and none is made."""
+    names = registry.names()
+    if config.trainer.type is None and len(names) > 1:
+        raise UserError(f"trainer.type: expected a name, since there are several {registry.kind}s: {', '.join(names)}")
+    return registry.get(config.trainer.type or "".join(names), "trainer.type")
 
 
 def build_model(section: Section, where: str = "model") -> nn.Module:
@@ -40,7 +71,7 @@ def build_loader(config: Config, split: str, pin_memory: bool = False, max_sampl
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
     if isinstance(dataset, IterableDataset):
-        hint = "a stream needs a loader of your own, registered in custom/trainer.py"
+        hint = "a stream needs a loader of your own, registered in a trainer of yours"
         raise UserError(f"{where}.type: expected a map-style data set, found {section['type']}, a stream; {hint}")
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")

@@ -235,6 +235,8 @@ class DatasetConfig:
 class TrainerConfig:
     """How the loop runs."""
 
+    type: str | None = None
+    """Your trainer, and your tester, by the name that both are registered with. null: the only one there is."""
     mode: Literal["epoch", "iter"] = "epoch"
     """epoch: the schedule moves with every epoch; iter: with every optimizer step."""
     accumulate: Positive = 1

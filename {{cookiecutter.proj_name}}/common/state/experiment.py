@@ -167,16 +167,20 @@ def describe_run(config: Config, loader: Any) -> dict[str, Any]:
 
     The names are the attribute ``classes`` of the loader's data set; None if it has no such attribute.
     """
-    dataset = getattr(loader, "dataset", None)
-    while dataset is not None and not hasattr(dataset, "classes"):
-        dataset = getattr(dataset, "dataset", None)  # a part of another data set
-    classes = None if dataset is None else [str(name) for name in dataset.classes]
     return {
         "engine": __version__,
         "format": 1,
         "config": redact(asdict(replace(config, resume=None))),
-        "classes": classes,
+        "classes": classes_of(loader),
     }
+
+
+def classes_of(loader: Any) -> list[str] | None:
+    """Return ``classes`` of a loader's data set: the class names in the order of their numbers; None if it has none."""
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None and not hasattr(dataset, "classes"):
+        dataset = getattr(dataset, "dataset", None)  # of the view or the reader around it
+    return None if dataset is None else [str(name) for name in dataset.classes]
 
 
 def describe_environment(device: torch.device) -> str:

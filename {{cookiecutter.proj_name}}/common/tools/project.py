@@ -17,8 +17,6 @@ from common.config.load import load_config
 from common.config.schema import Config
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from common.engine import Trainer
 
 
@@ -49,20 +47,17 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(error.exit_code) from None
 
 
-def import_package() -> ModuleType:
+def import_package() -> None:
     """Import the package of this project, whatever its name, so that what it registers is known.
 
-    Returns:
-        Its module ``trainer``.
-
     Raises:
-        UserError: No folder here has a ``trainer.py``.
+        UserError: No folder here has a folder ``trainers``.
     """
-    found = [path.parent.name for path in sorted(Path.cwd().glob("*/trainer.py")) if path.parent.name != "common"]
+    found = [path.parent.name for path in sorted(Path.cwd().glob("*/trainers"))]
     if not found:
-        raise UserError(f"{Path.cwd()}: no package with a trainer.py here; start the tool in the project's folder")
+        raise UserError(f"{Path.cwd()}: no package with a folder trainers here; start the tool in the project's folder")
     sys.path.insert(0, str(Path.cwd()))
-    return importlib.import_module(f"{found[0]}.trainer")
+    importlib.import_module(found[0])
 
 
 @contextmanager
@@ -71,6 +66,7 @@ def tried_trainer(config: Config) -> Iterator[Trainer]:
 
     There is no schedule, no accumulation and no log: each learning rate is the one that the config gives.
     """
+    from common.config.build import build_trainer
     from common.run.launch import launch
 
     config = replace(
@@ -79,7 +75,8 @@ def tried_trainer(config: Config) -> Iterator[Trainer]:
         progress=replace(config.progress, iter_loss=0, save_progress=False),
     )
     with tempfile.TemporaryDirectory() as folder, launch(config, lambda config: (Path(folder), None)) as session:
-        trainer = import_package().CustomTrainer(config, session)
+        import_package()
+        trainer = build_trainer(config, session)
         trainer.schedulers.clear()
         for group in groups_of(trainer):
             group["lr"] = group.get("initial_lr", group["lr"])

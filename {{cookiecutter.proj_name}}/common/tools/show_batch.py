@@ -6,6 +6,7 @@ from typing import Any
 from common.config.errors import UserError
 from common.config.registry import open_room
 from common.config.schema import Config
+from common.state.experiment import classes_of
 from common.tools.project import import_package, make_parser, one_line_errors, read_args
 
 
@@ -53,7 +54,7 @@ def draw_batch(config: Config, split: str, count: int, out: Path) -> None:
     samples = room.as_samples(pictures)
     labels: Any = batch.get("label")
     if isinstance(labels, torch.Tensor) and labels.ndim == 1:
-        names = open_room("images.classes", "show_batch").classes_of(loader)
+        names = classes_of(loader)
         titles = [names[label] if names else f"{label:g}" for label in labels[:count].tolist()]
         samples = [sample._replace(title=title) for sample, title in zip(samples, titles, strict=True)]
     room.write_picture(room.draw_page(samples), out)

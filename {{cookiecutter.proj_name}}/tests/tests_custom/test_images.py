@@ -78,7 +78,7 @@ class TestCommands(ImagesTest):
             self.assertEqual(sum(part in line for line in said.splitlines()), 1, said)
         checkpoint = self.folder / "mine/checkpoints/final.pt"
         state = torch.load(checkpoint, weights_only=True)
-        self.assertEqual(state["trainer"]["classes"], ["Käse", "zebra", "猫"])
+        self.assertEqual(state["classes"], ["Käse", "zebra", "猫"])
         self.assertEqual(state["model"]["fc.weight"].shape[0], 3)
         files = sorted(path.name for path in (self.folder / "mine/progress/train/guesses").iterdir())
         self.assertEqual(files, ["epoch000000_iter000000.png", "epoch000000_iter000001.png"])

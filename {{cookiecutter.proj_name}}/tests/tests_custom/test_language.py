@@ -37,14 +37,14 @@ BLOCKS = [
 
 # Train on all ranks, and tell a digest of each rank's weights.
 WEIGHTS = """
-    import hashlib, importlib, sys
+    import hashlib, sys
     from common import launch, load_config
     from common.run.distributed import gather
 
     config = load_config(sys.argv[1:])
     import custom
     with launch(config) as session:
-        trainer = importlib.import_module("custom.language_trainer").CustomTrainer(config, session)
+        trainer = custom.build_trainer(config, session)
         trainer.run()
         weights = [value.numpy().tobytes() for value in trainer.forms.bare["main"].state_dict().values()]
         print("DIGESTS", *gather(hashlib.sha256(b"".join(weights)).hexdigest()))
@@ -163,7 +163,7 @@ class TestCommands(TextsTest):
         return ["--config", str(PROJECT / "configs/language.yaml"), *keys]
 
     def train(self, name, *flags, expect=0):
-        return self.run_command("train_language.py", *self.flags(name, *flags), expect=expect)
+        return self.run_command("train.py", *self.flags(name, *flags), expect=expect)
 
     def losses(self, name):
         lines = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
@@ -178,7 +178,7 @@ class TestCommands(TextsTest):
         flags = ["--model_pt", str(self.folder / "small"), "--dir.eval_dir", str(results), "--gpu_ids", "-1", *SMALL]
         flags += ["--dir.data_dir", str(self.texts), "--dataset.eval.cache", str(self.folder / "cache")]
         flags += ["--dataset.eval.context", "32", "--model.context", "32"]
-        self.run_command("evaluate_language.py", "--config", "configs/eval_language.yaml", *flags)
+        self.run_command("evaluate.py", "--config", "configs/eval_language.yaml", *flags)
         with (results / "samples.csv").open(newline="") as file:
             values = [float(row["bits_per_byte"]) for row in csv.DictReader(file)]
         data = self.make("eval")
@@ -209,13 +209,13 @@ class TestCommands(TextsTest):
         flags = self.flags("killed", *saves, "--resume", "auto")
         draw = random.Random(0)
         for _ in range(KILLS):
-            command = [sys.executable, "train_language.py", *flags]
+            command = [sys.executable, "train.py", *flags]
             with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
                 for line in process.stderr:
                     if "iteration" in line and draw.random() < 0.2:
                         process.kill()
                         break
-        self.run_command("train_language.py", *flags)
+        self.run_command("train.py", *flags)
         self.assertEqual(list(differences(self.folder / "whole", self.folder / "killed")), [])
 
     def test_two_ranks_hold_the_same_weights(self):
@@ -250,7 +250,7 @@ class TestCommands(TextsTest):
     @slow
     def test_learns_the_standard_library(self):
         flags = ["--config", "configs/language.yaml", "--gpu_ids", "-1", "--dir.expr_dir", str(self.folder)]
-        said = self.run_command("train_language.py", *flags)
+        said = self.run_command("train.py", *flags)
         self.assertLessEqual(float(re.search(r"best +bits_per_byte ([\d.]+)", said)[1]), 2.6)
 
 

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from common.config.build import build_loader, build_loss, build_metric, build_model
+from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
 from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY, MODEL_REGISTRY
-from common.config.schema import Config, DatasetConfig
+from common.config.registry import DATASET_REGISTRY, MODEL_REGISTRY, TESTER_REGISTRY, TRAINER_REGISTRY
+from common.config.schema import Config, DatasetConfig, TrainerConfig
 from common.data import ArrayDataset
 
 PROJECT = Path(__file__).parents[3]
@@ -40,6 +41,26 @@ def load(split="train", batch_size=4, max_samples=None, **section):
     section = {"type": "CountingDataset", **section}
     config = Config(dataset=DatasetConfig(**{split: section}), batch_size=batch_size)
     return build_loader(config, split, max_samples=max_samples)
+
+
+class TestTrainers(unittest.TestCase):
+    """build_trainer and build_tester."""
+
+    def test_the_only_one_or_the_one_that_is_named(self):
+        for build, registry in ((build_trainer, TRAINER_REGISTRY), (build_tester, TESTER_REGISTRY)):
+            with mock.patch.dict(registry._classes, clear=True):
+                registry.register("One")(lambda config, session: ("one", session))
+                self.assertEqual(build(Config(), "here"), ("one", "here"))
+                registry.register("Other")(lambda config, session: ("other", session))
+                self.assertEqual(build(Config(trainer=TrainerConfig(type="Other")), "here"), ("other", "here"))
+                with self.assertRaisesRegex(UserError, f"trainer.type: .* several {registry.kind}s: One, Other"):
+                    build(Config(), "here")
+                with self.assertRaisesRegex(UserError, f"trainer.type: unknown {registry.kind} 'Ohter', did you mean"):
+                    build(Config(trainer=TrainerConfig(type="Ohter")), "here")
+
+    def test_none(self):
+        with mock.patch.dict(TRAINER_REGISTRY._classes, clear=True), self.assertRaisesRegex(UserError, "known: none"):
+            build_trainer(Config(), "here")
 
 
 class TestLoaders(unittest.TestCase):

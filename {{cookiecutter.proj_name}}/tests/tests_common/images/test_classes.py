@@ -10,7 +10,8 @@ from PIL import Image
 
 from common.config.build import build_loader, build_model
 from common.config.schema import Config, DatasetConfig, DirConfig
-from common.images.classes import classes_of, fit_to_checkpoint, fit_to_data
+from common.images.classes import fit_to_checkpoint, fit_to_data
+from common.state.experiment import classes_of
 from tests import needs_room
 
 TRAIN = {"type": "ImageFolder", "split": "all", "size": 8, "seed": 3}

@@ -58,6 +58,8 @@ class TestConsoles(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
         (self.folder / "script.py").write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
+        # Where the tests were started with nohup, it would be ignored.
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL))
 
     def run_script(self, name, ranks, waits="on", broken=None, number=None):
         """Return the exit code of a run, which a signal to its group ends if a number is given."""

@@ -37,6 +37,8 @@ class TestHandling(unittest.TestCase):
         self.assertIs(signal.getsignal(signal.SIGTERM), before)
 
     def test_codes(self):
+        # Where the tests were started with nohup, it would be ignored.
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL))
         for number, code in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)):
             with self.assertRaises(SystemExit) as caught, handling(end_at_once):
                 os.kill(os.getpid(), number)

@@ -39,8 +39,8 @@ class TestShowBatch(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
-        (self.folder / "mine").mkdir()
-        (self.folder / "mine" / "trainer.py").write_text(TRAINER)
+        (self.folder / "mine" / "trainers").mkdir(parents=True)
+        (self.folder / "mine" / "__init__.py").write_text(TRAINER)
         (self.folder / "common").symlink_to(PROJECT / "common")
         (self.folder / "config.yaml").write_text(CONFIG)
 

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from common import DATASET_REGISTRY, MODEL_REGISTRY, ArrayDataset, Trainer
-from common import build_loader, build_loss, build_model, build_optimizer
+from common import TRAINER_REGISTRY, build_loader, build_loss, build_model, build_optimizer
 
 @DATASET_REGISTRY.register()
 class Ones(ArrayDataset):
@@ -46,7 +46,8 @@ class Net(nn.Module):
     def forward(self, image):
         return self.layers(image)
 
-class CustomTrainer(Trainer):
+@TRAINER_REGISTRY.register()
+class Tried(Trainer):
     def __init__(self, config, session):
         super().__init__(config, session)
         self.register_loader(build_loader(config, "train"))
@@ -111,9 +112,8 @@ class ToolsTest(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
-        (self.folder / "mine").mkdir()
-        (self.folder / "mine" / "__init__.py").touch()
-        (self.folder / "mine" / "trainer.py").write_text(TRAINER)
+        (self.folder / "mine" / "trainers").mkdir(parents=True)
+        (self.folder / "mine" / "__init__.py").write_text(TRAINER)
         (self.folder / "common").symlink_to(PROJECT / "common")
         (self.folder / "config.yaml").write_text(CONFIG)
 
@@ -149,9 +149,9 @@ class TestHelp(ToolsTest):
             self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
 
     def test_no_project(self):
-        (self.folder / "mine" / "trainer.py").unlink()
+        (self.folder / "mine" / "trainers").rmdir()
         shown = self.start("parameters", "--config", "config.yaml", expect=2)
-        self.assertRegex(shown, "no package with a trainer.py here")
+        self.assertRegex(shown, "no package with a folder trainers here")
 
 
 class TestCompare(ToolsTest):
@@ -234,7 +234,7 @@ class TestModelTools(ToolsTest):
         self.assertRegex(shown, "^overfit: error: --steps, --share: expected 1 step")
 
     def test_a_healthy_gpt_is_learned(self):
-        (self.folder / "mine" / "trainer.py").write_text(TRAINER + GPT)
+        (self.folder / "mine" / "__init__.py").write_text(TRAINER + GPT)
         shown = self.start("overfit", "--config", "config.yaml", *GPT_ARGS)
         self.assertRegex(shown, r"the loss went from [34]\.\d+ to 0\.\d+ in \d+ steps: learned by heart\n$")
 

@@ -1,8 +1,9 @@
-"""How your language model is trained: its parts, built from the config, and what one step does."""
+"""How a language model is trained: its parts, built from the config, and what one step does."""
 
 from __future__ import annotations
 
 from common import (
+    TRAINER_REGISTRY,
     Config,
     Session,
     Trainer,
@@ -16,10 +17,11 @@ from common import (
 )
 from common.text.generation import continue_text
 from common.text.tokens import open_tokens
-from custom.language_tester import PROMPTS, WRITING, CustomTester
+from custom.testers.language_tester import PROMPTS, WRITING, LanguageTester
 
 
-class CustomTrainer(Trainer):
+@TRAINER_REGISTRY.register("Language")
+class LanguageTrainer(Trainer):
     """Trains a model that predicts the next token."""
 
     def __init__(self, config: Config, session: Session):
@@ -33,7 +35,7 @@ class CustomTrainer(Trainer):
         self.register_metric(build_metric(config.metric))
         self.tokens = open_tokens((config.dataset.train or {}).get("tokenizer"), config.model.get("vocab_size"))
         if config.dataset.eval and (config.progress.epoch_eval or config.progress.init_eval):
-            self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
+            self.register_tester(LanguageTester(config, session, self.model, config.progress.max_samples_eval))
 
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
         """Return the logits and the losses of a batch."""

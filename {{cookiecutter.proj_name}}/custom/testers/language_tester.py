@@ -1,10 +1,20 @@
-"""How your language model is evaluated: its bits per byte on each block of text, and what it writes by itself."""
+"""How a language model is evaluated: its bits per byte on each block of text, and what it writes by itself."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from common import BatchTester, Config, Session, add_log, build_loader, build_metric, build_model, get_rank
+from common import (
+    TESTER_REGISTRY,
+    BatchTester,
+    Config,
+    Session,
+    add_log,
+    build_loader,
+    build_metric,
+    build_model,
+    get_rank,
+)
 from common.text.generation import continue_text
 from common.text.tokens import open_tokens
 
@@ -12,7 +22,8 @@ PROMPTS = ("", "def ", "class ")  # what the model continues; "": a text from it
 WRITING = {"count": 300, "temperature": 0.8, "top_k": 40}  # tokens behind each prompt, and how they are drawn
 
 
-class CustomTester(BatchTester):
+@TESTER_REGISTRY.register("Language")
+class LanguageTester(BatchTester):
     """Evaluates a model on ``dataset.eval``, or on its first ``max_samples`` blocks."""
 
     def __init__(

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import torch
 
-from custom.tester import CustomTester
+from custom.testers.image_tester import ImageTester
 
 
 class TestRecord(unittest.TestCase):
     def record(self, data_dict, output_dict, classes=None):
         tester = SimpleNamespace(rows=[{"sample": 0}, {"sample": 1}], page=None, classes=classes)
-        CustomTester.after_test_step(tester, 0, data_dict, output_dict, {})
+        ImageTester.after_test_step(tester, 0, data_dict, output_dict, {})
         return tester.rows[-1]
 
     def test_a_label(self):

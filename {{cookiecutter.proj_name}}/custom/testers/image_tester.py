@@ -1,16 +1,27 @@
-"""How your model is evaluated: what one step does, and what is recorded of each sample."""
+"""How a model of images is evaluated: what one step does, and what is recorded of each sample."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from common import BatchTester, Config, Session, build_loader, build_metric, build_model, find_room, get_rank
+from common import (
+    TESTER_REGISTRY,
+    BatchTester,
+    Config,
+    Session,
+    build_loader,
+    build_metric,
+    build_model,
+    find_room,
+    get_rank,
+)
 
 pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
 labels = find_room("images.classes")
 
 
-class CustomTester(BatchTester):
+@TESTER_REGISTRY.register("Image")
+class ImageTester(BatchTester):
     """Evaluates a trainer's model, or that of the config, on ``dataset.eval`` or its first ``max_samples`` samples."""
 
     def __init__(

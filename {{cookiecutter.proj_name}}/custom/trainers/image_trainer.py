@@ -1,8 +1,9 @@
-"""How your model is trained: its parts, built from the config, and what one step does."""
+"""How a model of images is trained: its parts, built from the config, and what one step does."""
 
 from __future__ import annotations
 
 from common import (
+    TRAINER_REGISTRY,
     Config,
     Session,
     Trainer,
@@ -14,13 +15,14 @@ from common import (
     build_scheduler,
     find_room,
 )
-from custom.tester import CustomTester
+from custom.testers.image_tester import ImageTester
 
 pictures = find_room("images.pictures")  # None in a project without that room: then nothing is drawn
 labels = find_room("images.classes")
 
 
-class CustomTrainer(Trainer):
+@TRAINER_REGISTRY.register("Image")
+class ImageTrainer(Trainer):
     """Trains a model of images."""
 
     def __init__(self, config: Config, session: Session):
@@ -37,7 +39,7 @@ class CustomTrainer(Trainer):
         self.loss = build_loss(config.loss).to(self.device)
         self.register_metric(build_metric(config.metric))
         if config.dataset.eval and (config.progress.epoch_eval or config.progress.init_eval):
-            self.register_tester(CustomTester(config, session, self.model, config.progress.max_samples_eval))
+            self.register_tester(ImageTester(config, session, self.model, config.progress.max_samples_eval))
 
     def train_step(self, epoch: int, iteration: int, data_dict: dict) -> tuple[dict, dict]:
         """Return the logits and the losses of a batch."""
@@ -53,7 +55,3 @@ class CustomTrainer(Trainer):
         """Return pictures of the batch's first samples and of the model's predictions."""
         count = self.config.progress.max_samples_val
         return pictures.draw_samples(data_dict, output_dict, count, self.classes) if pictures else {}
-
-    def state_dict(self) -> dict:
-        """Return the trainer's state, with the names of the classes for those who use the checkpoint."""
-        return super().state_dict() | ({"classes": self.classes} if self.classes else {})
