@@ -28,6 +28,7 @@ KEYS = {
     "vision": ["--dataset.train.transforms", "[{type: Resize, target_size: 8}]"],
     "images": ["--dataset.train.type", "ImageFolder"],
     "measures": ["--metric.f1.type", "F1"],
+    "loading": ["--loader", "thread", "--worker", "1"],
     "diagnose": ["--debug.profile", "[1, 2]"],
 }
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.config import Config, UserError, find_room, load_config, open_room
     from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
     from common.config.registry import (
+        COLLATE_REGISTRY,
         DATASET_REGISTRY,
         LOSS_REGISTRY,
         METRIC_REGISTRY,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
 _NAMES = {
     "config": "Config UserError find_room load_config open_room",
     "config.build": "build_loader build_loss build_metric build_model build_tester build_trainer",
-    "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
+    "config.registry": "COLLATE_REGISTRY "
+    "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
     "TRANSFORM_REGISTRY",
     "data": "ArrayDataset BaseDataset make_loader",
     "engine": "BatchTester EpochBasedTrainer IterBasedTrainer SingleTester Trainer",

@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 from common.config.errors import UserError
 from common.config.load import check_value
 from common.config.registry import (
+    COLLATE_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
@@ -57,22 +58,33 @@ def build_model(section: Section, where: str = "model") -> nn.Module:
 def build_loader(config: Config, split: str, pin_memory: bool = False, max_samples: int | None = None) -> Loader | Any:
     """Build a data set and its loader from ``dataset.<split>``; None if there is no ``dataset.val``.
 
-    ``train`` is shuffled anew each epoch; ``val`` and ``eval`` show each sample once, in order, and at most
-    ``max_samples`` of them. Raise a UserError if the section does not fit, or if data or a room is missing.
+    ``train`` is shuffled anew each epoch, or read again and again if it is a stream; ``val`` and ``eval`` show each
+    sample once, in order, and at most ``max_samples`` of them. Raise a UserError if the section does not fit, or if
+    data or a room is missing.
     """
     where, section = f"dataset.{split}", getattr(config.dataset, split)
     if section is None and split == "val":
         return None
     section = _copy(section, where)
-    options: dict[str, Any] = {"batch_size": config.batch_size, "worker": config.worker}
+    options: dict[str, Any] = {"batch_size": config.batch_size, "worker": config.worker, "loader": config.loader}
     for name in LOADER_KEYS & section.keys():
         options[name] = check_value(LOADER_KEYS[name], section.pop(name), f"{where}.{name}")
+    if options["loader"] == "thread" and not options["worker"]:
+        raise UserError(f"{where}: loader thread needs worker, the number of threads, from 1")
+    options |= {"training": split == "train", "seed": config.trainer.seed, "pin_memory": pin_memory, "where": where}
     transforms = _take_pipeline(section, "transforms", where)
     batch_transforms = _take_pipeline(section, "batch_transforms", where)
+    options["transform_batch"] = batch_transforms and batch_transforms.on_batch
+    collates = section.pop("collate", None)
     dataset = DATASET_REGISTRY.build(section, where, data_dir=config.dir.data_dir)
+    if collates is not None:
+        options["collate_fn"] = COLLATE_REGISTRY.build(collates, f"{where}.collate")
+    elif hasattr(dataset, "collate"):
+        options["collate_fn"] = dataset.collate
     if isinstance(dataset, IterableDataset):
-        hint = "a stream needs a loader of your own, registered in a trainer of yours"
-        raise UserError(f"{where}.type: expected a map-style data set, found {section['type']}, a stream; {hint}")
+        room = open_room("loading.stream", f"{where}.type: {section['type']} is a stream, and")
+        replaces = config.dataset.bad_sample == "replace"
+        return room.make_stream_loader(dataset, replaces, transforms=transforms, max_samples=max_samples, **options)
     if len(dataset) == 0:
         raise UserError(f"{where}: {section['type']} found no samples in {config.dir.data_dir}")
     rate = options.pop("sample_rate", None)
@@ -83,11 +95,6 @@ def build_loader(config: Config, split: str, pin_memory: bool = False, max_sampl
     loader = make_loader(
         View(dataset, rows, transforms) if transforms or len(rows) < len(dataset) else dataset,
         **options,
-        training=split == "train",
-        seed=config.trainer.seed,
-        pin_memory=pin_memory,
-        transform_batch=batch_transforms and batch_transforms.on_batch,
-        where=where,
         replace=config.dataset.bad_sample == "replace",
         limit=config.dataset.bad_sample_limit,
     )

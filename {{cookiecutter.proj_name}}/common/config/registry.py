@@ -16,6 +16,7 @@ OFFERED = {
     "data set": {"ImageFolder": "images.folder"},
     "model": {"MLP": "vision.mlp", "ResNet": "vision.resnet"},
     "loss": {"DiceLoss": "measures.dice_loss", "FocalLoss": "measures.focal_loss"},
+    "collate function": {"Pad": "loading.pad"},
     "metric": {
         "ConfusionMatrix": "measures.confusion_matrix",
         "Dice": "measures.overlap",
@@ -144,5 +145,6 @@ MODEL_REGISTRY = Registry("model", offered=OFFERED["model"])
 DATASET_REGISTRY = Registry("data set", offered=OFFERED["data set"])
 LOSS_REGISTRY = Registry("loss", "torch.nn.modules.loss", OFFERED["loss"])
 METRIC_REGISTRY = Registry("metric", offered=OFFERED["metric"])
+COLLATE_REGISTRY = Registry("collate function", offered=OFFERED["collate function"])
 TRAINER_REGISTRY, TESTER_REGISTRY = Registry("trainer"), Registry("tester")
 TRANSFORM_REGISTRY = Registry("transform", "kornia.augmentation", OFFERED["transform"])

@@ -53,7 +53,15 @@ _SHARE = Limit(
 )
 Share = Annotated[int | float, _SHARE]
 # What a data set's section may hold beside the arguments of its class and its transforms.
-LOADER_KEYS = dict(batch_size=Positive, worker=Workers, persistent_workers=bool, drop_last=bool, sample_rate=Share)
+LoadBy = Literal["process", "thread"]
+LOADER_KEYS = dict(
+    batch_size=Positive,
+    worker=Workers,
+    loader=LoadBy,
+    persistent_workers=bool,
+    drop_last=bool,
+    sample_rate=Share,
+)
 
 
 @dataclass(frozen=True)
@@ -218,9 +226,10 @@ class DatasetConfig:
     """Data sets."""
 
     train: Section | None = None
-    """Training set: {type: a registered data set, ...its arguments}. A set may also have batch_size, worker,
+    """Training set: {type: a registered data set, ...its arguments}. A set may also have batch_size, worker, loader,
     persistent_workers (true), drop_last (false), sample_rate (use this fraction, or this number, of the samples),
-    transforms (a list, for each sample as it is read), batch_transforms (a list, for whole batches on the device)."""
+    transforms (a list, for each sample as it is read), batch_transforms (a list, for whole batches on the device),
+    collate ({type: a registered function, such as Pad, ...}), which makes a batch of samples."""
     val: Section | None = None
     """Validation set. null: no validation."""
     eval: Section | None = None
@@ -276,7 +285,9 @@ class Config:
     batch_size: Positive = 32
     """Samples per batch and process, unless the data set's section has a batch_size of its own."""
     worker: Workers = 0
-    """Worker processes that load data, for each data set. In-memory data is fastest with 0."""
+    """Worker processes (or threads) that load data, for each data set. In-memory data is fastest with 0."""
+    loader: LoadBy = "process"
+    """What workers are. thread: threads of this process, for data sets that draw no random numbers themselves."""
     debug: DebugConfig = field(default_factory=DebugConfig)
     dir: DirConfig = field(default_factory=DirConfig)
     dist: DistConfig = field(default_factory=DistConfig)

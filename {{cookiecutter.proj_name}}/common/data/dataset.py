@@ -33,6 +33,12 @@ def path_of(dataset: Any, index: int) -> Any:
     return dataset.path(index) if hasattr(dataset, "path") else None
 
 
+def seed_generators(names: Collection[str], seed: int) -> None:
+    """Seed generators by their names."""
+    for name in names:
+        _SEEDERS[name](seed)
+
+
 class BaseDataset(Dataset):
     """A map-style data set whose samples are dicts of tensors, numbers and strings, below ``dir.data_dir``.
 
@@ -271,9 +277,7 @@ class SampleReader(Dataset):
 
     def _seed_generators(self, base: int, index: int) -> None:
         """Seed the generators for one sample; Knuth's multiplicative hash spreads neighboring indices."""
-        seed = base ^ (index * 2654435761 % 2**32)
-        for name in self._generators:
-            _SEEDERS[name](seed)
+        seed_generators(self._generators, base ^ (index * 2654435761 % 2**32))
 
 
 def collate(samples: Any) -> Any:

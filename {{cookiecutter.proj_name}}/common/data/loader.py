@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader
 
 from common.config.console import protect_console
+from common.config.registry import open_room
 from common.data.dataset import PositionedBatchSampler, SampleReader, collate
 from common.run.distributed import let_threads_rest
 from common.run.signals import end_with_parent, ignore_child_exits, ignore_signals
@@ -35,6 +36,7 @@ class Loader(DataLoader):
     batch_sampler: Any
     running_pass: Callable[[], Any]
     transform_batch: Callable[[dict], dict] | None = None
+    size_of: Callable[[dict], int] | None = None  # where not samples are counted
 
     def __iter__(self) -> Any:
         if not self.num_workers and not self.pin_memory:  # torch's iterator takes as long as a batch from memory does
@@ -57,30 +59,37 @@ def make_loader(
     persistent_workers: bool = True,
     drop_last: bool = False,
     transform_batch: Callable[[dict], dict] | None = None,
+    collate_fn: Callable[[Any], Any] = collate,
+    loader: str = "process",
     **reading: Any,
 ) -> Loader:
     """Return the loader of a map-style data set for this rank.
 
     Args:
         batch_size: Samples per batch on one rank.
-        worker: Number of processes that load data.
+        worker: Number of processes, or threads, that load data.
         training: Shuffle anew every epoch; otherwise the samples come in order.
         seed: Seed of the order and of each sample's random numbers.
         transform_batch: What trainers and testers apply to each batch once it is on the device.
+        collate_fn: Makes a batch of a list of samples; its ``size_of(batch)``, if it has such, counts the batch.
+        loader: ``process`` or ``thread``.
         **reading: ``where``, ``replace`` and ``limit`` of the ``SampleReader`` around the data set.
     """
-    loader = Loader(
+    kind: Any = Loader
+    if loader == "thread":
+        kind, worker = partial(open_room("loading.threads", "loader: thread").ThreadLoader, threads=worker), 0
+    made = kind(
         SampleReader(dataset, seed, **reading),
         batch_sampler=PositionedBatchSampler(len(dataset), batch_size, training, seed, drop_last),
         num_workers=worker,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and worker > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that the start of an epoch draws nothing from the trainer's
     )
-    loader.transform_batch = transform_batch
-    return loader
+    made.transform_batch, made.size_of = transform_batch, getattr(collate_fn, "size_of", None)
+    return made
 
 
 def start_pass(loader: Any) -> Iterator[dict]:

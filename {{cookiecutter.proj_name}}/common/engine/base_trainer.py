@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from common.config.errors import UserError, nearest
+from common.config.registry import open_room
 from common.config.schema import Config, OptimizerConfig
-from common.data.batches import TrainingBatches
+from common.data.batches import TrainingBatches, starts_anywhere
 from common.data.loader import find_sizes_at, join_batches, on_device, unless_empty
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
@@ -51,11 +52,14 @@ def evaluate(
     """
     meters = Meters()
     metric.reset()
-    sizes_at, transform = find_sizes_at(loader), getattr(loader, "transform_batch", None)
+    sizes_at, size_of = find_sizes_at(loader), getattr(loader, "size_of", None)
+    transform, is_even = getattr(loader, "transform_batch", None), starts_anywhere(loader)
     for iteration, data_dict in enumerate(on_device(loader, device)):
         size = sizes_at(iteration)[0] if sizes_at else 1
+        if size and size_of:
+            size = size_of(data_dict)
         if stop and stop.may_end:
-            stop.check_within(bool(sizes_at), iteration)
+            stop.check_within(is_even, iteration)
         data_dict = transform(data_dict) if transform else data_dict
         output_dict, results = step(iteration, data_dict, size)
         if size:
@@ -197,7 +201,9 @@ class TrainerBase(metaclass=ABCMeta):
             raise UserError(f"{type(self).__name__}: register a model, an optimizer and a loader before run()")
         trainer, per_epoch = self.config.trainer, self.config.progress.iters_per_epoch
         by_epoch = (self.fixed_mode or trainer.mode) == "epoch"
-        return TrainingBatches(self.train_loader, by_epoch, per_epoch, trainer.accumulate, self.device)
+        counts = getattr(self.train_loader, "size_of", None)  # by what only the batch itself tells, such as tokens
+        kind = open_room("loading.counted", "dataset.train").CountedBatches if counts else TrainingBatches
+        return kind(self.train_loader, by_epoch, per_epoch, trainer.accumulate, self.device)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the groups for the optimizer: the model's own ``parameter_groups()``, or a single one."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.config.errors import UserError, nearest
+from common.config.registry import find_room
 from common.config.schema import OptimizerConfig
-from common.data.batches import find_doubt
+from common.data.batches import starts_anywhere
 from common.data.loader import batch_size_of, unless_empty
 from common.log.best import BestTracker, Trackers
 from common.log.console import add_log
@@ -42,9 +43,11 @@ def check_registered(trainer: Trainer) -> None:
     for name, scheduler in trainer.schedulers.items():
         if isinstance(scheduler, ReduceLROnPlateau):
             _check_plateau(trainer, scheduler, "optim" if name == MAIN else f"optim.named.{name}")
-    if doubt := find_doubt(trainer.train_loader):
-        ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
-        add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
+    if not starts_anywhere(trainer.train_loader):
+        room = find_room("loading.foreign")
+        if doubt := room.find_doubt(trainer.train_loader) if room else "the room common/loading is missing":
+            ways = "make_loader and a loader with state_dict and load_state_dict resume exactly"
+            add_log(f"dataset.train: {doubt}, so that a resume within a pass may not be exact; {ways}", "WARNING")
     for name in config.metric.keys() & {*config.loss, "loss"}:
         raise UserError(f"metric.{name}: the loss or a term of it has this name, choose another")
     counts = gather(trainer.iterations_per_epoch)

@@ -318,13 +318,14 @@ class Trainer(TrainerBase):
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and iteration that come next, the iterations made so far, and what is due first."""
         state = self.counters.state_dict() | self.agenda.state_dict()
-        return state | {"loader": self.batches.foreign.state_dict()} if self.batches.foreign else state
+        foreign = self.batches.foreign
+        return state if foreign is None else state | {"loader": foreign.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from ``state_dict``."""
         self.counters.load_state_dict(state)
         self.agenda.load_state_dict(state)
-        if self.batches.foreign:
+        if self.batches.foreign is not None:
             self.batches.foreign.load_state_dict(state.get("loader", {}))
 
 

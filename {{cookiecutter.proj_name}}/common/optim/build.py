@@ -30,7 +30,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable, where: str = 
     """
     cls = OPTIMIZER_REGISTRY.get(config.type, f"{where}.type")
     if not (inspect.isclass(cls) and issubclass(cls, Optimizer)) or cls in (Optimizer, torch.optim.LBFGS):
-        raise UserError(f"{where}.type: '{config.type}' cannot be stepped once a batch, choose another optimizer")
+        reason = "needs a closure that computes the loss anew" if cls is torch.optim.LBFGS else "is no optimizer"
+        raise UserError(f"{where}.type: {config.type} {reason}, choose one that makes a step from a batch's gradients")
     accepted = inspect.signature(cls).parameters
     factor = get_data_size() if config.lr_scaling == "linear" else 1
     section: dict[str, Any] = {"type": config.type, "lr": config.lr * factor, **config.args}

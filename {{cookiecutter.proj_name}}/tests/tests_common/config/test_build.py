@@ -10,7 +10,7 @@ import torch
 
 from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
 from common.config.errors import UserError
-from common.config.registry import DATASET_REGISTRY, MODEL_REGISTRY, TESTER_REGISTRY, TRAINER_REGISTRY
+from common.config.registry import COLLATE_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY, TESTER_REGISTRY, TRAINER_REGISTRY
 from common.config.schema import Config, DatasetConfig, TrainerConfig
 from common.data import ArrayDataset
 
@@ -88,8 +88,33 @@ class TestLoaders(unittest.TestCase):
             def __iter__(self):
                 return iter([{"x": 1}])
 
-        with self.assertRaisesRegex(UserError, "^dataset.train.type: expected a map-style data set, found Counting"):
+        with (
+            mock.patch("common.config.registry.has_room", lambda name: False),
+            self.assertRaisesRegex(UserError, "^dataset.train.type: CountingStream is a stream, and.* common/loading"),
+        ):
             load(type="CountingStream")
+
+    def test_how_samples_are_joined(self):
+        @COLLATE_REGISTRY.register()
+        class Last:
+            def __init__(self, times: int = 1):
+                self.times = times
+
+            def __call__(self, samples):
+                return {"x": self.times * samples["x"][-1:]}
+
+        @DATASET_REGISTRY.register()
+        class Joining(CountingDataset):
+            def collate(self, samples):
+                return {"x": samples["x"][:1]}
+
+        self.assertEqual([b["x"].tolist() for b in load("val", type="Joining")], [[0], [4], [8]])
+        collate = {"type": "Last", "times": 2}
+        self.assertEqual([b["x"].tolist() for b in load("val", type="Joining", collate=collate)], [[6], [14], [18]])
+        with self.assertRaisesRegex(UserError, "dataset.val.collate: .*the signature is Last"):
+            load("val", collate={"type": "Last", "tims": 2})
+        with self.assertRaisesRegex(UserError, "dataset.val.collate.type: unknown collate function 'Lost', did you"):
+            load("val", collate={"type": "Lost"})
 
     def test_a_missing_section(self):
         config = Config()

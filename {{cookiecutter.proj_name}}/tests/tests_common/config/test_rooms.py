@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.config.errors import UserError
 from common.config.registry import (
+    COLLATE_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
@@ -23,6 +24,7 @@ from common.config.registry import (
 
 COMMON = Path(__file__).resolve().parents[3] / "common"
 REGISTRIES = {
+    "collate function": COLLATE_REGISTRY,
     "data set": DATASET_REGISTRY,
     "model": MODEL_REGISTRY,
     "loss": LOSS_REGISTRY,

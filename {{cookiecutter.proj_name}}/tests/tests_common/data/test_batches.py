@@ -1,11 +1,16 @@
 """Batches on their way to the device, and what is done to them there."""
 
 import unittest
+from unittest import mock
 
 import torch
+from loguru import logger
 from torch import nn
+from torch.utils.data import DataLoader
 
 from common.data import make_loader
+from common.data.batches import open_pass
+from common.data.dataset import collate
 from common.data.loader import join_batches, on_device, prefetch
 from common.engine import EpochBasedTrainer
 from common.run.strategy import move_to
@@ -48,6 +53,26 @@ class TestPrefetch(unittest.TestCase):
         for i, batch in enumerate(on_device(batches, device)):
             self.assertTrue(batch["x"].eq(i).all().item())
             self.assertTrue(move_to(batch, torch.device("cpu"))["x"].eq(i).all())
+
+
+class TestOtherLoaders(unittest.TestCase):
+    """Without the room that makes their resumes exact."""
+
+    def test_train_and_are_warned_of(self):
+        lines = []
+        handler = logger.add(lines.append, format="{message}", level="WARNING")
+        self.addCleanup(logger.remove, handler)
+        with mock.patch("common.config.registry.has_room", lambda name: False):
+            trainer = toy.ToyEpochTrainer(toy.make_config(), toy.make_session(self))
+            trainer.register_loader(DataLoader(trainer.train_loader.dataset, 8, collate_fn=collate), trainer.val_loader)
+            trainer.run()
+        self.assertEqual(trainer.total_iterations, 2 * len(trainer.train_loader))
+        self.assertIn("the room common/loading is missing, so that a resume within a pass may not be exact", lines[0])
+        self.assertNotIn("loader", trainer.state_dict())
+
+    def test_from_any_batch_on(self):
+        batches = list(open_pass([1, 2, 3], 0, 1))
+        self.assertEqual(batches, [2, 3])
 
 
 class NoisyTrainer(EpochBasedTrainer):

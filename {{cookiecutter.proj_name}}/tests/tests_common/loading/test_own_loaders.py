@@ -27,8 +27,8 @@ from torch.utils.data import (
 )
 
 from common.config.errors import UserError
-from common.data.batches import find_doubt
 from common.engine import EpochBasedTrainer, IterBasedTrainer
+from common.loading.foreign import find_doubt
 from tests import share_of
 from tests.compare import differences
 from tests.tests_common.engine import rich, test_cuts, toy
@@ -234,7 +234,8 @@ class TestSignals(unittest.TestCase):
         from dataclasses import replace
         from torch.utils.data import DataLoader
         from common.run.launch import launch
-        from tests.tests_common.engine import rich, test_own_loaders
+        from tests.tests_common.engine import rich
+        from tests.tests_common.loading import test_own_loaders
 
         class Own(rich.RichEpochTrainer):
             def __init__(self, config, session):

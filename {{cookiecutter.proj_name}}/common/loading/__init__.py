@@ -1,0 +1,1 @@
+"""Other ways to load: streams, threads, padded sequences, loaders of your own."""
