@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
 EXAMPLES = ["classification", "images", "segmentation", "language", "minimal", "all"]
-ROOMS = ["sharding", "vision", "images", "measures", "diagnose", "tools", "text", "deploy"]
+ROOMS = ["sharding", "vision", "images", "measures", "diagnose", "tools", "text", "deploy", "loading"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
 

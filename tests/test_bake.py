@@ -16,7 +16,7 @@ LICENSES = {
     "Apache-2.0": "Version 2.0, January 2004",
     "Proprietary": "All rights reserved.",
 }
-RENDERED = {"README.md", "LICENSE"}
+RENDERED = {"README.md", "AGENTS.md", "CLAUDE.md", "LICENSE"}
 
 
 def tracked(folder):

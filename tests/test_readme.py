@@ -8,7 +8,7 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, SOURCE, bake, run
+from conftest import ROOT, SOURCE, bake, python, run
 
 NOT_RUN = {
     "make test": "it is what runs this test",
@@ -19,8 +19,9 @@ NOT_RUN = {
 
 
 def blocks(folder, language):
-    """Return the fenced blocks in one language of a folder's README."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    """Return the fenced blocks in one language of a folder's README and of its rules for agents."""
+    text = "".join((folder / name).read_text() for name in ("README.md", "AGENTS.md"))
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def follow(folder):
@@ -54,6 +55,18 @@ def clone(template_copy, tmp_path):
 def test_what_is_left_out_is_there():
     listed = {line for line in NOT_RUN if "digits" not in line}  # which stands there with the name to be filled in
     assert listed <= set("".join(blocks(ROOT, "bash") + blocks(SOURCE, "bash")).splitlines())
+
+
+def test_what_agents_are_told_is_there():
+    text = (SOURCE / "AGENTS.md").read_text()
+    folders = re.findall(r"`(custom/\w+|common|tests/\w+)/`", text)
+    names = {*re.findall(r"@(\w+_REGISTRY)", text), "BaseDataset", "MeanMetric", "Trainer", "UserError", "master_only"}
+    assert len(folders) > 8 and len(names) > 10
+    for folder in folders:
+        assert (SOURCE / folder).is_dir(), folder
+    python("-c", f"from common import {', '.join(sorted(names))}", cwd=SOURCE)
+    for folder in (ROOT, SOURCE):
+        assert "AGENTS.md" in (folder / "CLAUDE.md").read_text()
 
 
 def test_the_demo_twice(clone):
