@@ -95,7 +95,7 @@ def rooms_of(example, rooms="recommended"):
         return needed.get(example, set())
     unfit = {
         "language": {"vision", "images", "measures"},
-        "gan": {"vision", "measures", "text", "deploy"},
+        "gan": {"measures", "text", "deploy"},
         "all": set(),
     }.get(example, {"text"})
     return set(ROOMS) - (unfit if rooms == "recommended" else set())

@@ -51,7 +51,7 @@ def test_the_rooms_of_an_example():
     assert rooms_of("images", "none") == {"vision", "images"}
     assert rooms_of("classification", "recommended") == set(ROOMS) - {"text"}
     assert rooms_of("language", "recommended") == set(ROOMS) - {"vision", "images", "measures"}
-    assert rooms_of("gan", "recommended") == {"sharding", "images", "diagnose", "tools"}
+    assert rooms_of("gan", "recommended") == {"sharding", "vision", "images", "diagnose", "tools"}
     assert rooms_of("gan", "none") == {"images"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common import LOSS_REGISTRY
+from common import LOSS_REGISTRY, UserError
 
 
 @LOSS_REGISTRY.register()
@@ -27,13 +27,18 @@ class GradientPenalty(nn.Module):
     """How far the critic's slope is from 1, squared, at random places between real and generated images.
 
     Reads what ``Wasserstein`` reads. Source: Gulrajani et al. (2017), whose weight for it is 10.
+
+    Raises:
+        UserError: The critic is compiled.
     """
 
     def forward(self, output_dict: dict, data_dict: dict) -> torch.Tensor:
         """Return a scalar."""
-        real, generated = data_dict["image"], output_dict["generated"]
+        real, generated, critic = data_dict["image"], output_dict["generated"], output_dict["critic"]
+        if hasattr(critic, "_orig_mod"):
+            raise UserError("trainer.compile: a gradient penalty needs second derivatives, which torch.compile lacks")
         share = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(real, generated, share).requires_grad_()
-        score = output_dict["critic"](between, data_dict["label"]).sum()
+        score = critic(between, data_dict["label"]).sum()
         slope = torch.autograd.grad(score, between, create_graph=True)[0]
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()

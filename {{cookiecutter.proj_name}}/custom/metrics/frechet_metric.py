@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from common import METRIC_REGISTRY, BaseMetric
 from common.run.distributed import gather_data
@@ -39,3 +40,10 @@ class FrechetDistance(BaseMetric):
         one, other = both[0].T.cov(), both[1].T.cov()
         shared = torch.linalg.eigvals(one @ other).real.clamp(min=0).sqrt()
         return float(gap.square().sum() + one.trace() + other.trace() - 2 * shared.sum())
+
+
+def draw_and_compare(models: dict[str, nn.Module], data_dict: dict) -> dict:
+    """Return a generated image for each real one, of the same class, and what the classifier sees in both."""
+    generated = models["generator"](data_dict["label"])
+    (features, logits), (real_features, _) = models["features"](generated), models["features"](data_dict["image"])
+    return {"generated": generated, "logits": logits, "features": features, "real_features": real_features}

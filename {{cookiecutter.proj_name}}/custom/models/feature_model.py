@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
 
-from common import MODEL_REGISTRY, build_model
+from common import MODEL_REGISTRY, UserError, build_model
 from common.run.seed import random_state_kept
 
 
@@ -34,24 +34,27 @@ class FeatureModel(nn.Module):
         return features, self.head(features)
 
 
-def train_feature_model(section: Any, loader: Any, steps: int = 400) -> nn.Module:
-    """Return the model of a config section, trained on a loader's data set in a second or two.
+def train_feature_model(section: dict[str, Any], loader: Any, steps: int = 400) -> nn.Module:
+    """Return the model of a config section, trained on up to 2,000 images of a loader's data set in a second or two.
 
     It is the same on all ranks and for any ``trainer.seed``, so that distances can be compared.
     """
     with random_state_kept(0):
         model = build_model(section, "model.features")
+        sampler = RandomSampler(loader.dataset, num_samples=min(2000, len(loader.dataset)))
+        reading = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+        transform = loader.transform_batch or (lambda batch: batch)
+        batches = [*map(transform, DataLoader(loader.dataset, 64, sampler=sampler, **reading))]
+        image, label = (torch.cat([batch[name] for batch in batches]) for name in ("image", "label"))
+        if not image.is_floating_point() or image.min() < 0 or image.max() > 1:
+            found = f"{image.dtype} from {image.min()} to {image.max()}"
+            raise UserError(f"dataset.train: images must be numbers in [0, 1], as ToTensor makes them, found {found}")
+        if label.max() >= (classes := model(image[:1])[1].shape[1]):
+            raise UserError(f"model: made for {classes} classes, found the label {label.max()} in dataset.train")
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        sampler = RandomSampler(loader.dataset, replacement=True, num_samples=64 * steps)
-        for batch in DataLoader(loader.dataset, 64, sampler=sampler, collate_fn=loader.collate_fn):
+        for _ in range(steps):
+            rows = torch.randint(len(label), (64,))
             optimizer.zero_grad()
-            functional.cross_entropy(model(batch["image"])[1], batch["label"]).backward()
+            functional.cross_entropy(model(image[rows])[1], label[rows]).backward()
             optimizer.step()
     return model.requires_grad_(False)
-
-
-def draw_and_compare(models: dict[str, nn.Module], data_dict: dict) -> dict:
-    """Return a generated image for each real one, of the same class, and what the classifier sees in both."""
-    generated = models["generator"](data_dict["label"])
-    (features, logits), (real_features, _) = models["features"](generated), models["features"](data_dict["image"])
-    return {"generated": generated, "logits": logits, "features": features, "real_features": real_features}

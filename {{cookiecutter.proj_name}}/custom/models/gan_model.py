@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from common import MODEL_REGISTRY
+from common import MODEL_REGISTRY, UserError
 
 
 @MODEL_REGISTRY.register()
@@ -33,22 +33,21 @@ class Generator(nn.Module):
 
 @MODEL_REGISTRY.register()
 class Critic(nn.Module):
-    """Gives an image a score: the larger, the more it looks like a real one of its class.
-
-    It has no batch norm either, since the penalty is on the gradient of each image.
-    """
+    """Gives an image a score: the more it looks like a real one of its class, the larger. No batch norm here, either."""
 
     def __init__(self, classes: int = 10, width: int = 32, size: int = 8, channels: int = 1):
         super().__init__()
-        self.classes, layers = classes, [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.classes, self.shape = classes, (channels, size, size)
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for _ in range(count_halvings(size) - 1):
             layers += [nn.Conv2d(width, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Flatten())
-        joined = [nn.Linear(16 * width + classes, 8 * width), nn.LeakyReLU(0.2), nn.Linear(8 * width, 1)]
-        self.head = nn.Sequential(*joined)
+        self.layers, joined = nn.Sequential(*layers, nn.Flatten()), nn.Linear(16 * width + classes, 8 * width)
+        self.head = nn.Sequential(joined, nn.LeakyReLU(0.2), nn.Linear(8 * width, 1))
 
     def forward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return scores (batch, 1) of images (batch, channels, size, size) in [0, 1] of the classes (batch,)."""
+        if image.shape[1:] != self.shape:
+            raise UserError(f"model.critic: takes images {self.shape}, found {tuple(image.shape[1:])}")
         return self.head(torch.cat([self.layers(image), one_hot(label, self.classes)], dim=1))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from common import TESTER_REGISTRY, BatchTester, Config, Session, build_loader, build_metric, build_model, get_rank
 from common.images.pictures import SamplePage
 from common.state.file import load_exactly
-from custom.models.feature_model import draw_and_compare
+from custom.metrics.frechet_metric import draw_and_compare
 
 
 @TESTER_REGISTRY.register("GAN")
@@ -20,7 +20,7 @@ class GANTester(BatchTester):
     def __init__(self, config: Config, session: Session, models: dict | None = None, max_samples: int | None = None):
         super().__init__(config, session)
         names = ("generator", "features")
-        models = models or {name: build_model(config.model.get(name), f"model.{name}") for name in names}
+        models = models or {name: build_model(config.model.get(name, {}), f"model.{name}") for name in names}
         self.register_model(nn.ModuleDict({name: models[name] for name in names}))
         self.register_loader(build_loader(config, "eval", session.device.type == "cuda", max_samples))
         self.register_metric(build_metric(config.metric))

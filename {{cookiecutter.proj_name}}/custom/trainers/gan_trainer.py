@@ -8,7 +8,8 @@ from common import TRAINER_REGISTRY, Config, Session, Trainer, build_loader, bui
 from common.images.pictures import draw_samples
 from common.optim import build_optimizer, build_scheduler
 from common.run.distributed import get_rank
-from custom.models.feature_model import draw_and_compare, train_feature_model
+from custom.metrics.frechet_metric import draw_and_compare
+from custom.models.feature_model import train_feature_model
 from custom.testers.gan_tester import GANTester
 
 CRITIC_STEPS = 5  # for one of the generator; each has its share of the batch
@@ -20,16 +21,17 @@ class GANTrainer(Trainer):
 
     def __init__(self, config: Config, session: Session):
         super().__init__(config, session)
-        on_gpu = session.device.type == "cuda"
-        train_loader = build_loader(config, "train", on_gpu)
-        self.register_loader(train_loader, build_loader(config, "val", on_gpu))
+        train_loader, val_loader = (
+            build_loader(config, name, session.device.type == "cuda") for name in ("train", "val")
+        )
+        self.register_loader(train_loader, val_loader)
         for name in ("critic", "generator"):
             section, where = self.optim_config(name), f"optim.named.{name}"
-            self.register_model(build_model(config.model.get(name), f"model.{name}"), name)
+            self.register_model(build_model(config.model.get(name, {}), f"model.{name}"), name)
             optimizer = build_optimizer(section, self.parameter_groups(self.models[name]), where)
             self.register_optimizer(optimizer, name)
             self.register_scheduler(build_scheduler(section, optimizer, self.schedule_length, where), name)
-        self.register_model(train_feature_model(config.model.get("features"), train_loader), "features")
+        self.register_model(train_feature_model(config.model.get("features", {}), train_loader), "features")
         self.loss = build_loss(config.loss).to(self.device)
         self.register_metric(build_metric(config.metric))
         if config.dataset.eval and (config.progress.epoch_eval or config.progress.init_eval):

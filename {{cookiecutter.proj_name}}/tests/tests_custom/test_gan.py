@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.data import make_loader
+from common.config.errors import UserError
+from common.data import ArrayDataset, make_loader
 from common.state.file import read_checkpoint
 from tests import FULL, slow
 from tests.compare import differences
@@ -144,6 +145,13 @@ class TestModels(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, f"size must be a power of two from 8 on, found {size}"):
                 Generator(size=size)
 
+    def test_images_that_are_not_in_0_to_1(self):
+        images = torch.rand(20, 1, 8, 8)
+        for wrong, found in ((images.mul(255).byte(), "uint8 from"), (images - 1, "float32 from -")):
+            loader = make_loader(ArrayDataset("data", image=wrong, label=torch.arange(20) % 10), 10)
+            with self.assertRaisesRegex(UserError, f"images must be numbers in \\[0, 1\\].*{found}"):
+                train_feature_model({"type": "FeatureModel"}, loader)
+
     def test_features_are_the_same_in_any_run_and_know_the_digits(self):
         def train(seed):
             torch.manual_seed(seed)
@@ -217,7 +225,11 @@ class TestCommands(unittest.TestCase):
                 "12",
             ],
             "model.critic: expected a section with a 'type', found None": ["--model.critic", "null"],
+            "model.critic: takes images (1, 16, 16), found (1, 8, 8)": ["--model.critic.size", "16"],
+            "model: made for 9 classes, found the label 9 in dataset.train": ["--model.features.classes", "9"],
             "optim.named.critic: no such section": ["--optim.named", "{}"],
+            "trainer.compile: a gradient penalty needs second derivatives": ["--trainer.compile", "true"],
+            "step('critic'): twice for one batch": ["--trainer.accumulate", "2"],
         }
         for i, (message, flags) in enumerate(cases.items()):
             with self.subTest(message):
