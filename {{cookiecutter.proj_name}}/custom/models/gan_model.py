@@ -33,7 +33,7 @@ class Generator(nn.Module):
 
 @MODEL_REGISTRY.register()
 class Critic(nn.Module):
-    """Gives an image a score: the more it looks like a real one of its class, the larger. No batch norm here, either."""
+    """Gives an image a score: the larger, the more it looks like a real one of its class. No batch norm, either."""
 
     def __init__(self, classes: int = 10, width: int = 32, size: int = 8, channels: int = 1):
         super().__init__()

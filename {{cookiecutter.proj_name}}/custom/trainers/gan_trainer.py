@@ -21,17 +21,15 @@ class GANTrainer(Trainer):
 
     def __init__(self, config: Config, session: Session):
         super().__init__(config, session)
-        train_loader, val_loader = (
-            build_loader(config, name, session.device.type == "cuda") for name in ("train", "val")
-        )
-        self.register_loader(train_loader, val_loader)
+        loaders = [build_loader(config, split, session.device.type == "cuda") for split in ("train", "val")]
+        self.register_loader(*loaders)
         for name in ("critic", "generator"):
             section, where = self.optim_config(name), f"optim.named.{name}"
             self.register_model(build_model(config.model.get(name, {}), f"model.{name}"), name)
             optimizer = build_optimizer(section, self.parameter_groups(self.models[name]), where)
             self.register_optimizer(optimizer, name)
             self.register_scheduler(build_scheduler(section, optimizer, self.schedule_length, where), name)
-        self.register_model(train_feature_model(config.model.get("features", {}), train_loader), "features")
+        self.register_model(train_feature_model(config.model.get("features", {}), loaders[0]), "features")
         self.loss = build_loss(config.loss).to(self.device)
         self.register_metric(build_metric(config.metric))
         if config.dataset.eval and (config.progress.epoch_eval or config.progress.init_eval):
