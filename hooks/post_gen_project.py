@@ -22,10 +22,16 @@ PACKAGE = re.compile(
 PARTS = {
     "digits": """
         custom/datasets/digits_dataset.py data/digits/README.md data/digits/digits.npz
-        tests/tests_custom/test_digits_dataset.py tests/tests_custom/tasks/test_classify_image.py
+        tests/tests_custom/test_digits_dataset.py
     """,
     "accuracy": """
-        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py custom/tasks/classify_image.py
+        custom/metrics/accuracy_metric.py tests/tests_custom/test_accuracy_metric.py
+    """,
+    "classify": """
+        custom/tasks/classify_image.py
+    """,
+    "classify_digits": """
+        tests/tests_custom/tasks/test_classify_image.py
     """,
     "classification": """
         configs/default.yaml configs/eval.yaml configs/fashion_mnist.yaml custom/datasets/fashion_mnist_dataset.py
@@ -50,6 +56,11 @@ PARTS = {
         custom/testers/language_tester.py custom/trainers/language_trainer.py tests/tests_custom/test_language.py
         custom/tasks/continue_text.py tests/tests_custom/tasks/test_continue_text.py
     """,
+    "gan": """
+        configs/gan.yaml configs/eval_gan.yaml custom/losses/wasserstein_loss.py custom/metrics/frechet_metric.py
+        custom/models/feature_model.py custom/models/gan_model.py custom/testers/gan_tester.py
+        custom/trainers/gan_trainer.py tests/tests_custom/test_gan.py
+    """,
     "pictures": """
         custom/testers/image_tester.py custom/trainers/image_trainer.py plain_loop.py
         tests/tests_custom/test_image_tester.py
@@ -60,11 +71,12 @@ PARTS = {
     """,
 }
 KEPT = {
-    "classification": {"digits", "accuracy", "classification", "pictures"},
-    "images": {"accuracy", "images", "pictures"},
+    "classification": {"digits", "accuracy", "classify", "classify_digits", "classification", "pictures"},
+    "images": {"accuracy", "classify", "images", "pictures"},
     "segmentation": {"segmentation", "pictures"},
     "language": {"language"},
-    "minimal": {"digits", "accuracy", "minimal", "pictures"},
+    "gan": {"digits", "accuracy", "gan"},
+    "minimal": {"digits", "accuracy", "classify", "classify_digits", "minimal", "pictures"},
     "all": set(PARTS),
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs

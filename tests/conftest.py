@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "{{cookiecutter.proj_name}}"
-EXAMPLES = ["classification", "images", "segmentation", "language", "minimal", "all"]
+EXAMPLES = ["classification", "images", "segmentation", "language", "gan", "minimal", "all"]
 ROOMS = ["sharding", "vision", "images", "measures", "diagnose", "tools", "text", "deploy", "loading"]
 GIT = "[user]\nname = A Tester\nemail = tester@example.org\n[init]\ndefaultBranch = other\n"
 
@@ -88,11 +88,16 @@ def rooms_of(example, rooms="recommended"):
         "images": {"vision", "images"},
         "segmentation": {"vision", "images", "measures"},
         "language": {"text"},
+        "gan": {"images"},
         "all": {"vision", "images", "measures", "text"},
     }
     if rooms == "none" or (rooms == "recommended" and example == "minimal"):
         return needed.get(example, set())
-    unfit = {"language": {"vision", "images", "measures"}, "all": set()}.get(example, {"text"})
+    unfit = {
+        "language": {"vision", "images", "measures"},
+        "gan": {"measures", "text", "deploy"},
+        "all": set(),
+    }.get(example, {"text"})
     return set(ROOMS) - (unfit if rooms == "recommended" else set())
 
 

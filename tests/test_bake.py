@@ -51,6 +51,8 @@ def test_the_rooms_of_an_example():
     assert rooms_of("images", "none") == {"vision", "images"}
     assert rooms_of("classification", "recommended") == set(ROOMS) - {"text"}
     assert rooms_of("language", "recommended") == set(ROOMS) - {"vision", "images", "measures"}
+    assert rooms_of("gan", "recommended") == {"sharding", "vision", "images", "diagnose", "tools"}
+    assert rooms_of("gan", "none") == {"images"}
 
 
 @pytest.mark.parametrize("rooms", ["recommended", "none"])
@@ -70,7 +72,7 @@ def test_nothing_of_another_example_is_named(tmp_path, example):
     others = expected_files("all", "all") - expected_files(example, "all")
     words = {name for name in others if not name.startswith("tests/")}
     words |= {Path(name).stem for name in others if name.startswith("custom/")}
-    words -= {"plain_loop.py"} if example == "language" else set()  # pyproject.toml names it in any project
+    words -= {"plain_loop.py"} if example in ("language", "gan") else set()  # pyproject.toml names it in any project
     for name, text in text_of(project).items():
         if not name.startswith("tests/"):  # which may find out which example they are in
             assert not [word for word in words if re.search(rf"\b{re.escape(word)}\b", text)], name

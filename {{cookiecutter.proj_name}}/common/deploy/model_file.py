@@ -114,6 +114,8 @@ def build(config: dict[str, Any]) -> torch.nn.Module:
     """Return the model of a config, without looking for the weights that its training began with."""
     import_own_package()
     section = config.get("model") or {}
+    if "type" not in section and all(isinstance(one, dict) for one in section.values()):
+        raise UserError(f"model: several by name ({', '.join(section)}), and only a single one can be predicted with")
     return build_model({key: value for key, value in section.items() if key != "weights"})
 
 

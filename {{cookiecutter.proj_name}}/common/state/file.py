@@ -247,9 +247,9 @@ def _is_state_dict(value: Any) -> bool:
     return kinds == {("cpu", torch.strided, False)}
 
 
-def load_exactly(model: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint's weights; raise a UserError unless each name and shape is the model's."""
-    weights = read_weights(path)
+def load_exactly(model: torch.nn.Module, path: Path, name: str = "model") -> None:
+    """Load a checkpoint's weights of the part ``name``; raise a UserError unless each name and shape is the model's."""
+    weights = read_weights(path, name)
     expected, found = ({key: tuple(v.shape) for key, v in state.items()} for state in (model.state_dict(), weights))
     for key in {**expected, **found}:
         if expected.get(key) != found.get(key):

@@ -136,6 +136,8 @@ class TestRefused(DeployTest):
         self.assert_refused(r"jnk.pt: no such file, did you mean 'junk.pt'\?", self.folder / "jnk.pt")
         config = {"model": {"type": "ToyColorNet"}, "task": {"type": "ToyNameColor"}}
         Predictor.from_checkpoint(bare, "cpu", config)
+        several = {**config, "model": {"first": config["model"], "second": config["model"]}}
+        self.assert_refused(r"^model: several by name \(first, second\), and only a single one", bare, config=several)
         self.assert_refused("does not fit ToyPixelNet", bare, config={**config, "model": {"type": "ToyPixelNet"}})
 
 
