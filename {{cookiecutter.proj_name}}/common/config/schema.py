@@ -10,11 +10,18 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+from common.config.errors import UserError
+
 Section = dict[str, Any]
+Terms = dict[str, Section]
 
 
 class Limit(NamedTuple):
@@ -202,8 +209,8 @@ class CheckpointConfig:
     on_error: Literal["continue", "stop"] = "continue"
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
-    """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
-    model, schedule or type of optimizer needs start_epoch 0."""
+    """Resume although loss, training data, steps, user, or lr, weight_decay or args of an optimizer have changed. A
+    changed model, schedule or type of optimizer needs start_epoch 0."""
     best_metric: str | list[str] | None = None
     """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
     watch the first."""
@@ -262,6 +269,35 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class NoKeys:
+    """Keys of your own, of which there are none: the package has no user.py."""
+
+
+@cache
+def find_user() -> type:
+    """Return the dataclass ``User`` of ``user.py`` in your package, whatever its name; ``NoKeys`` if there is none.
+
+    The file is run without the package around it, which would import torch.
+    """
+    for path in sorted(Path(__file__).parents[2].glob("*/user.py")):
+        name = f"{path.parent.name}.user"
+        spec: Any = spec_from_file_location(name, path)
+        module = sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        user = getattr(module, "User", None)
+        if isinstance(user, type) and is_dataclass(user):
+            return user
+        raise UserError(f"{path}: expected a dataclass User, found {user}")
+    return NoKeys
+
+
+def _default_user() -> Any:
+    """Return your own keys with their defaults; None if one has no default."""
+    with suppress(TypeError):
+        return find_user()()
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -287,9 +323,11 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: Section = field(default_factory=dict)
     """The model: {type: ..., ...its arguments}, or several by name: {generator: {type: ...}, discriminator: {...}}."""
-    loss: Section = field(default_factory=dict)
-    """Loss terms by name: {ce: {type: ..., weight: 1.0, ...its arguments}}."""
-    metric: Section = field(default_factory=dict)
-    """Metrics by name: {accuracy: {type: ..., ...its arguments}}."""
+    loss: Terms = field(default_factory=dict)
+    """Loss terms by name: {ce: {type: ..., weight: 1.0, ...its arguments}}. null: leave out a term of the base file."""
+    metric: Terms = field(default_factory=dict)
+    """Metrics by name: {accuracy: {type: ..., ...its arguments}}. null: leave out a metric of the base file."""
     task: Section | None = None
     """For predict.py, export.py and serve.py: what the model is given and what it answers: {type: ..., ...}."""
+    user: Any = field(default_factory=_default_user)
+    """Your own keys: those of the dataclass User in user.py of your package."""

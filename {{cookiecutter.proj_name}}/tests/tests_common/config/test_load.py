@@ -166,7 +166,7 @@ class TestFiles(ConfigTest):
             for name, below in ("ba", "cb", "dc", "ed", "fe", "gf", "hg", "ih"):
                 lines.append(f"{name}: &{name} {form.format(', '.join(9 * [f'*{below}']))}")
             with self.subTest(first):
-                message = "a.yaml:1: its aliases make it more than 1,000,000 values"
+                message = "a.yaml:6: its aliases make it more than 1,000,000 values"
                 self.assertEqual(self.refused_file("\n".join(lines)), message)
 
     def test_wrong_keys(self):
