@@ -99,10 +99,12 @@ def _load(files: list[ConfigFile], flags: dict[str, str]) -> Config:
 def _merge(hint: Any, old: Any, new: Any) -> Any:
     """Return a value over that of the base file: a section changes key by key, all else is replaced.
 
-    So is an open section, or ``args``, where both files name a ``type`` and it is another one.
+    So is an open section, or ``args``, where both files name a ``type`` and it is another one. An empty section changes
+    nothing, unless null is a value there.
     """
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return old if new is None and is_dataclass(hint) else new
+        is_value = not isinstance(old, dict) or hint is Any or NoneType in get_args(hint)
+        return old if new is None and not is_value else new
     if "type" in old and old["type"] != new.get("type", old["type"]):
         old = {key: value for key, value in old.items() if is_dataclass(hint) and key != "args"}
     return old | {key: _merge(_child(hint, key), old.get(key), value) for key, value in new.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from common.config.load import load_config
 from common.config.registry import has_room
 from common.config.schema import LOADER_KEYS, Config
 
@@ -14,6 +15,15 @@ UNNAMED = {"model_pt"} | (set() if has_room("deploy") else {"task"})  # keys tha
 
 
 class TestDefaultConfig(unittest.TestCase):
+    def test_every_config_is_read(self):
+        paths = sorted((ROOT / "configs").glob("*.yaml"))
+        self.assertTrue(paths)
+        for path in paths:
+            with self.subTest(path.name):
+                config = load_config(["--config", str(path)])
+                self.assertTrue(config.model and config.metric and config.dataset.eval and config.trainer.type)
+                self.assertEqual(config.batch_size, yaml.safe_load(path.read_text()).get("batch_size"))
+
     def test_the_default_config_says_what_every_key_means(self):
         text = (ROOT / "configs" / "default.yaml").read_text()
         if "Keys that are not named here have the defaults that python train.py --help gives." in text:

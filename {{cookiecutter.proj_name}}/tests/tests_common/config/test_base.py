@@ -41,6 +41,11 @@ class TestBase(ConfigTest):
         config = self.over("optim: {lr: 2, named: {g: {lr: 3}}}", "optim:\n  named: {g: }\nprogress:\n")
         self.assertEqual((config.optim.lr, config.optim.named), (2.0, {"g": OptimizerConfig(lr=3.0)}))
         self.assertEqual(self.over("optim: {lr: 2}", "optim:\n").optim.lr, 2.0)
+        config = self.over("metric: {a: {type: A}}\nmodel: {b: 1}\nbatch_size: 3", "metric:\nmodel:\n")
+        self.assertEqual((config.metric, config.model), ({"a": {"type": "A"}}, {"b": 1}))
+        self.file("batch_size: 3", "base.yaml")
+        message = "a.yaml:2: batch_size: expected a whole number from 1 to 10^9, found None"
+        self.assertEqual(self.refused_file("base: base.yaml\nbatch_size: null"), message)
 
     def test_another_type_brings_its_own_arguments(self):
         base = """
