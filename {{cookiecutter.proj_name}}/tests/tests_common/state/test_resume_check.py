@@ -13,7 +13,9 @@ from tests.tests_common.engine import toy
 
 def make(trainer=None, optim=None, progress=None, checkpoint=None, **keys):
     """Return the part of a run with these settings."""
-    return ResumeCheck(toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, **keys}))
+    return ResumeCheck(
+        toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, "user": None, **keys})
+    )
 
 
 @dataclass(frozen=True)
