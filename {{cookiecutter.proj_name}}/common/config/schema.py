@@ -94,7 +94,8 @@ class OptimizerConfig:
     clip_gradients_warmup: NonNegativeFloat = 0.0
     """Gradient clipping limit after clip_warmup epochs. 0: no clipping."""
     ema_decay: Annotated[float, Limit("a number from 0 to below 1", lambda v: 0 <= v < 1)] = 0.0
-    """Decay of the exponential moving average of the weights, which is evaluated and saved as well. 0: none."""
+    """Decay of the exponential moving average of the weights with every optimizer step; it is evaluated and saved as
+    well. 0: none."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class DebugConfig:
     debug_mode: bool = False
     """Find the operation behind a NaN (anomaly detection), check every gradient, dump the batch that failed. Slow."""
     print_all_grad: bool = False
-    """Log mean, standard deviation, norm and largest value of each parameter's gradient with every logged iteration."""
+    """Log mean, standard deviation, norm and largest value of each parameter's gradient whenever iter_loss logs."""
     profile: Interval | None = None
     """Profile these iterations, such as [50, 60], on rank 0: trace and table in profile/, shares of time in the log."""
 
@@ -159,17 +160,19 @@ class ProgressConfig:
     epoch: Positive = 100
     """Length of the run in epochs."""
     iters_per_epoch: Positive | None = None
-    """Iterations per epoch. null: one pass over the training set."""
+    """Iterations per epoch, each of one batch. null: one pass over the training set."""
+    iter_unit: Literal["iteration", "step"] = "iteration"
+    """What the intervals iter_* count: iterations, or optimizer steps, each of trainer.accumulate iterations."""
     start_epoch: Annotated[int, Limit("-1 or 0", lambda v: v in (-1, 0))] = -1
     """A switch. With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights."""
     epoch_loss: NonNegative = 1
     """Log the mean results every so many epochs. 0, here and for the other intervals: never."""
     iter_loss: NonNegative = 10
-    """Log the results every so many iterations."""
+    """Log the results every so many iterations (or optimizer steps: iter_unit)."""
     epoch_val: NonNegative = 1
     """Validate every so many epochs."""
     iter_val: NonNegative = 0
-    """Validate also every so many iterations."""
+    """Validate also every so many iterations (or optimizer steps: iter_unit)."""
     epoch_eval: NonNegative = 0
     """Evaluate on dataset.eval every so many epochs."""
     init_eval: bool = False
@@ -181,7 +184,7 @@ class ProgressConfig:
     epoch_save_progress: NonNegative = 1
     """Draw them every so many epochs, for the first batch of the epoch."""
     iter_save_progress: NonNegative = 0
-    """Draw them also every so many iterations."""
+    """Draw them also every so many iterations (or optimizer steps: iter_unit)."""
     save_progress_val: bool = True
     """Draw pictures of the first validation samples."""
     max_samples_val: Positive = 16
@@ -193,7 +196,7 @@ class ProgressConfig:
     epoch_save_checkpoint: NonNegative = 10
     """Keep a checkpoint every so many epochs."""
     iter_save_checkpoint: NonNegative = 0
-    """Keep a checkpoint also every so many iterations."""
+    """Keep a checkpoint also every so many iterations (or optimizer steps: iter_unit), named after the iterations."""
     save_time: NonNegativeFloat = 1800.0
     """Renew latest.pt after so many seconds. 0: never."""
 
@@ -247,7 +250,7 @@ class TrainerConfig:
     mode: Literal["epoch", "iter"] = "epoch"
     """epoch: the schedule moves with every epoch; iter: with every optimizer step."""
     accumulate: Positive = 1
-    """Batches whose gradients are averaged into one optimizer step."""
+    """Iterations, each of one batch, whose gradients are averaged into one optimizer step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or mixed precision: bf16, or fp16 with loss scaling."""
     compile: Compile = False
@@ -259,7 +262,7 @@ class TrainerConfig:
     seed: Annotated[int, Limit("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)] = 0
     """Seed of Python, NumPy, torch, the order of the data and its augmentation."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a loss or gradient is not finite, its step is skipped: stop then, or continue (at most 100 in a row)."""
+    """If a loss or gradient is not finite, its optimizer step is skipped: stop, or go on (at most 100 in a row)."""
     deterministic: bool = False
     """Use deterministic operations only: slower on a GPU, where two runs with one seed are then equal, too."""
     early_stop: NonNegative = 0

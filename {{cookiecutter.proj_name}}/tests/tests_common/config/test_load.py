@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -444,6 +445,21 @@ class TestHelp(ConfigTest):
         for title in ("Looking for a fault:", "Optimizer, schedule, clipping:", "When things happen:", "Data sets:"):
             self.assertIn(f"\n{title}\n", out)
         self.assertEqual(self.exits(0, ["-h"])[0].count("usage: "), 1)
+
+    def test_every_count_says_what_it_counts(self):
+        units = "epoch iteration step sample second process checkpoint validation Validation batch steps best".split()
+        out = self.exits(0, ["--help"])[0]
+        counts = re.findall(
+            r"\n  --((?:progress|trainer|optim|checkpoint|dist|dataset)\.\S+) (.*?)\(type: (\S+)", out, re.S
+        )
+        counts = [(key, text) for key, text, kind in counts if kind in ("int,", "Optional[int],")]
+        self.assertGreater(len(counts), 20)
+        for key, text in counts:
+            if key not in ("trainer.seed", "progress.start_epoch"):
+                self.assertTrue(any(unit in text for unit in units), f"{key}: {text}")
+        for key in ("iter_loss", "iter_val", "iter_save_progress", "iter_save_checkpoint"):
+            text = " ".join(dict(counts)[f"progress.{key}"].split())
+            self.assertIn("every so many iterations (or optimizer steps: iter_unit)", text)
 
     def test_no_noise(self):
         out = self.exits(0, ["--help"])[0]
