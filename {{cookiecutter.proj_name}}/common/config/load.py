@@ -1,9 +1,11 @@
 """Config files and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
 
 Each flag replaces one key of the files' nested dicts, and one walk along the schema checks and builds the whole.
-jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
+jsonargparse converts each value to its type in ``schema.py``.
 """
 
+import argparse
+import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +16,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from common.config.console import protect_console
 from common.config.errors import UserError, closest, one_line
@@ -26,7 +28,7 @@ from common.config.secrets import redact, shown
 _NAMED = dict[str, OptimizerConfig]
 _OPEN = (Section, Section | None, Terms, _NAMED, Any)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
-_WORDS |= {list[str]: "a list of names, such as [logits, label]"}
+_WORDS |= {list[str]: "a list of names, such as [logits, label]", **dict.fromkeys(_OPEN, "a section")}
 
 
 @cache
@@ -176,16 +178,23 @@ def _make(section: Any, typed: dict[str, Any], key: str) -> Any:
 
 def check_value(hint: Any, value: Any, key: str) -> Any:
     """Return a value as its type; raise a UserError that begins with its key if it does not fit."""
-    optional = NoneType in get_args(hint)
-    kind = get_args(hint)[0] if optional else hint
-    choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
-    words = f"one of {choices}" if choices else _WORDS.get(kind, f"a value of type {kind}")
-    limit = kind.__metadata__[0] if get_origin(kind) is Annotated else Limit(words)
+    limit = _limit(hint)
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it
         typed = _converter(hint).parse_object({"value": value}, env=False).value
-        if (optional and typed is None) or limit.fits(typed):
+        if limit.fits(typed):
             return typed
-    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {shown(value, key)}")
+    raise WrongKey(key, f"expected {limit.words}, found {shown(value, key)}")
+
+
+def _limit(hint: Any) -> Limit:
+    """Return what a value of a type must meet."""
+    if NoneType in get_args(hint):
+        words, fits = _limit(get_args(hint)[0])
+        return Limit(f"{words}, or null", lambda value: value is None or fits(value))
+    if get_origin(hint) is Annotated:
+        return hint.__metadata__[0]
+    choices = ", ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else ""
+    return Limit(f"one of {choices}" if choices else _WORDS.get(hint, f"a value of type {hint}"))
 
 
 @cache
@@ -226,22 +235,17 @@ def _check_best_metric(config: Config) -> None:
             raise WrongKey(key, "needs checkpoint.best_metric, the validation result to watch")
 
 
-def _help_parser() -> ArgumentParser:
-    parser = ArgumentParser(usage="%(prog)s [--config FILE] [--key value ...]")
+def _help_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(usage="%(prog)s [--config FILE] [--key value ...]")
     parser.add_argument("--config", "--configs", metavar="FILE", help="YAML file that sets the keys below.")
     parser.add_argument("--print_config", action="store_true", help="Print the resulting config as YAML and exit.")
     _add_keys(parser, Config)
-    for action in parser._actions:
-        # jsonargparse adds flags of its own, which do not exist here: --optim.named.help, --gpu_ids+.
-        action.option_strings = [flag for flag in action.option_strings if not flag.endswith(("+", ".help"))]
-        if not action.option_strings:
-            action.help = SUPPRESS
     return parser
 
 
-def _add_keys(parser: ArgumentParser, section: Any, prefix: str = "") -> None:
-    """Add the keys of a closed section, and of the sections in it; add_class_arguments would import your package."""
-    documented, hints = [parse_from_object(one) for one in section.__mro__[:-1]], get_type_hints(section)
+def _add_keys(parser: argparse.ArgumentParser, section: Any, prefix: str = "") -> None:
+    """Add the keys of a closed section, and of the sections in it, with the meanings that their docstrings give."""
+    documented = [parse_from_object(one) for one in section.__mro__[:-1]]
     meanings = {one.arg_name: one.description for found in reversed(documented) for one in found.params}
     group = parser.add_argument_group((documented[0].short_description or "").rstrip("."))
     for one in fields(section):
@@ -249,6 +253,11 @@ def _add_keys(parser: ArgumentParser, section: Any, prefix: str = "") -> None:
         if is_dataclass(hint):
             _add_keys(parser, hint, f"{key}.")
         else:
-            default: Any = one.default if one.default_factory is MISSING else one.default_factory()
-            rest: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
-            group.add_argument(f"--{key}", type=hints[one.name], help=meanings.get(one.name), **rest)
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            given = (
+                "required"
+                if default is MISSING
+                else f"default: {default if isinstance(default, str) else json.dumps(default, default=str)}"
+            )
+            text = f"{meanings.get(one.name) or ''} ({_limit(hint).words}; {given})"
+            group.add_argument(f"--{key}", metavar=one.name.upper(), help=text.replace("%", "%%"))

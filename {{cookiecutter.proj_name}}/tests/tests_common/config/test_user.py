@@ -127,7 +127,7 @@ class TestUserKeys(unittest.TestCase):
         self.package(USER)
         (helped, text), (_, printed) = self.answers(["--help"], ["--user.tau=2", "--print_config"])
         self.assertEqual(helped, 0)
-        parts = "Keys of this project:", "--user.tau TAU", "softmax. (required, type: float)", "--user.noise.sigma"
+        parts = "Keys of this project:", "--user.tau TAU", "softmax. (a number; required)", "--user.noise.sigma"
         for part in parts:
             self.assertIn(part, text)
         self.assertRegex(printed, r"\nuser:\n  tau: 2.0( +# flag)?\n  steps: null\n  kind: a\n")
