@@ -94,8 +94,7 @@ class OptimizerConfig:
     clip_gradients_warmup: NonNegativeFloat = 0.0
     """Gradient clipping limit after clip_warmup epochs. 0: no clipping."""
     ema_decay: Annotated[float, Limit("a number from 0 to below 1", lambda v: 0 <= v < 1)] = 0.0
-    """Decay of the exponential moving average of the weights with every optimizer step; it is evaluated and saved as
-    well. 0: none."""
+    """Decay of the moving average of the weights at each optimizer step; it is evaluated and saved as well. 0: none."""
 
 
 @dataclass(frozen=True)
