@@ -120,10 +120,12 @@ def choose_example(example):
 def rename_parts(example):
     """Give the files of a lone example the names that every project has, and name them so where they are named."""
     new = {f"configs/{example}.yaml": "configs/default.yaml", f"configs/eval_{example}.yaml": "configs/eval.yaml"}
-    for old in filter(os.path.isfile, new):
-        text = Path(old).read_text(encoding="utf-8")
-        Path(old).unlink()
-        Path(new[old]).write_text(re.sub("|".join(map(re.escape, new)), lambda name: new[name[0]], text), "utf-8")
+    new[f"base: {example}.yaml"] = "base: default.yaml"
+    for path in list(Path("configs").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        path.unlink()
+        renamed = re.sub("|".join(map(re.escape, new)), lambda name: new[name[0]], text)
+        Path(new.get(path.as_posix(), path)).write_text(renamed, "utf-8")
 
 
 def remove(names):

@@ -6,35 +6,28 @@ import io
 import os
 import select
 import sys
+from contextlib import suppress
 from typing import Any
 
 _PATIENCE = 1000  # milliseconds in which the reader of a full pipe must take something
 
 
-class _Console(io.RawIOBase):
+class _Console(io.FileIO):
     """A file descriptor that takes what is written to it as long as somebody reads there, and drops the rest."""
 
     def __init__(self, descriptor: int, name: str, patience: int = _PATIENCE):
-        self._descriptor, self.name, self._patience = descriptor, f"<{name}>", patience
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        return True
+        super().__init__(descriptor, "w", closefd=False)
+        self.name, self._patience = f"<{name}>", patience
 
     def write(self, data: Any) -> int:
         try:
             if hasattr(select, "poll"):  # not on Windows
                 poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
+                poll.register(self, select.POLLOUT)
                 is_ready = poll.poll(self._patience)
                 self._patience = _PATIENCE if is_ready else 0  # wait once, not for every line
-                return os.write(self._descriptor, data[: select.PIPE_BUF]) if is_ready else len(data)
-            return os.write(self._descriptor, data)
+                return os.write(self.fileno(), data[: select.PIPE_BUF]) if is_ready else len(data)
+            return os.write(self.fileno(), data)
         except OSError:
             return len(data)
 
@@ -63,4 +56,5 @@ def protect_console() -> None:
 
 def write_at_once(text: str) -> None:
     """Write to stderr without a lock, a buffer or a wait, as a signal's handler must."""
-    _Console(2, "stderr", patience=0).write(text.encode(errors="backslashreplace"))
+    with suppress(OSError):  # of a stderr that has been closed
+        _Console(2, "stderr", patience=0).write(text.encode(errors="backslashreplace"))

@@ -1,34 +1,41 @@
-"""A config file and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
+"""Config files and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
 
-Each flag replaces one key of the file's nested dicts, and one walk along the schema checks and builds the whole.
-jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
+Each flag replaces one key of the files' nested dicts, and one walk along the schema checks and builds the whole.
+jsonargparse converts each value to its type in ``schema.py``.
 """
 
-import re
+import argparse
+import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
-from functools import cache, partial
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser
 
 from common.config.console import protect_console
-from common.config.errors import UserError, closest, nearest
-from common.config.registry import open_room
-from common.config.schema import Config, Limit, OptimizerConfig, Section
-from common.config.secrets import HIDDEN, has_secrets, redact
+from common.config.errors import UserError, closest, one_line
+from common.config.files import ConfigFile, parse, read_files, write
+from common.config.registry import find_room
+from common.config.schema import Config, Limit, OptimizerConfig, Section, Terms, find_user
+from common.config.secrets import redact, shown
 
-_hints = cache(partial(get_type_hints, include_extras=True))
 _NAMED = dict[str, OptimizerConfig]
-_OPEN = (Section, Section | None, _NAMED, Any)
-_MOST_VALUES = 1_000_000  # in a file
+_OPEN = (Section, Section | None, Terms, _NAMED, Any)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (in quotes)"}
-_WORDS |= {list[str]: "a list of names, such as [logits, label]"}
+_WORDS |= {list[str]: "a list of names, such as [logits, label]", **dict.fromkeys(_OPEN, "a section")}
+
+
+@cache
+def _hints(section: Any) -> dict[str, Any]:
+    """Return the type of each key of a closed section."""
+    own = {"user": find_user()} if section is Config else {}
+    return get_type_hints(section, include_extras=True) | own
 
 
 class WrongKey(UserError):
@@ -43,46 +50,66 @@ def load_config(argv: list[str] | None = None) -> Config:
     """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
 
     ``--config FILE`` (or ``--configs``): one YAML file, or a Python file whose variables are the sections (room tools).
-    ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
-    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
-    mistake is one line on stderr and exit code 2.
+    ``base: other.yaml`` in it: the file only says what it changes in another one. ``--key value`` or ``--key=value``:
+    sets that key alone, in any position; the last of two wins. In an open section the value is a YAML scalar, or YAML
+    if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A mistake is one line on stderr and
+    exit code 2.
     """
     protect_console()
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        _help_parser().parse_args(["--help"])  # which exits
     try:
-        config = _load([word for word in argv if word != "--print_config"])
+        if {"-h", "--help"} & set(argv):
+            _help_parser().parse_args(["--help"])  # which exits
+        flags = _flags([word for word in argv if word != "--print_config"])
+        path = flags.pop("config", None)
+        files = [] if path is None else read_files(path, _hints(Config))
+        config = _load(files, flags)
     except (UserError, RecursionError) as error:
         # Split and joined, the message stays on one line whatever a path or a value holds.
         print(f"{Path(sys.argv[0]).name}: error:", *str(error).split(), file=sys.stderr)
         raise SystemExit(2) from None
     if "--print_config" in argv:
-        print(dump_config(config), end="")
+        tool, text = find_room("tools.origins"), dump_config(config)
+        print(tool.annotate(text, files, flags) if tool else text, end="")
         raise SystemExit(0)
     return config
 
 
 def dump_config(config: Config, change: Callable[[dict], dict] = dict) -> str:
     """Return the config, ``change``d as a plain dict (such as by ``redact``), as YAML that ``load_config`` reads."""
-    return yaml.dump(change(asdict(config)), Dumper=_Dumper, sort_keys=False)
+    return write(change(asdict(config)))
 
 
-def _load(argv: list[str]) -> Config:
-    flags = _flags(argv)
-    path = flags.pop("config", None)
-    values = {} if path is None else _from_file(path)
+def _load(files: list[ConfigFile], flags: dict[str, str]) -> Config:
+    values: dict[str, Any] = {}
+    for file in reversed(files):
+        values = _merge(Config, values, file.values)
     try:
         for key, text in flags.items():
             _put(values, key, text)
-        config = _typed(Config, values, "")
+        config = _typed(Config, {**values, "user": values.get("user")}, "")
         _check_best_metric(config)
         return config
     except WrongKey as wrong:
         key, message, *meant = wrong.args
-        if path is None or any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags):
+        if not files or any(f"{flag}.".startswith(f"{key}.") or key.startswith(f"{flag}.") for flag in flags):
             raise WrongKey(f"--{key}", message, *(f"--{other}" for other in meant)) from None
-        raise WrongKey(f"{path}{_line(path, key)}: {key}", message, *meant) from None
+        _, place = max((file.find(key.split(".")) for file in files), key=lambda found: found[0])
+        raise WrongKey(f"{place}: {key}", message, *meant) from None
+
+
+def _merge(hint: Any, old: Any, new: Any) -> Any:
+    """Return a value over that of the base file: a section changes key by key, all else is replaced.
+
+    So is an open section, or ``args``, where both files name a ``type`` and it is another one. An empty section changes
+    nothing, unless null is a value there.
+    """
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        is_value = not isinstance(old, dict) or hint is Any or NoneType in get_args(hint)
+        return old if new is None and not is_value else new
+    if "type" in old and old["type"] != new.get("type", old["type"]):
+        old = {key: value for key, value in old.items() if is_dataclass(hint) and key != "args"}
+    return old | {key: _merge(_child(hint, key), old.get(key), value) for key, value in new.items()}
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
@@ -110,10 +137,10 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     for section in path:
         hint, inner = _child(hint, section), values.get(section)
         if not isinstance(inner, dict | NoneType):
-            raise WrongKey(key, f"{section} is {_shown(inner, key)}, not a section")
+            raise WrongKey(key, f"{section} is {shown(inner, key)}, not a section")
         values[section] = dict(inner or {})  # a copy, since a YAML alias may have put one dict in two places
         values = values[section]
-    values[name] = _parse(text, f"--{key}") if _child(hint, name) in _OPEN else text
+    values[name] = parse(text, f"--{key}")[0] if _child(hint, name) in _OPEN else text
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:
@@ -126,33 +153,48 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     if not is_dataclass(hint) and hint not in _OPEN:
         return check_value(hint, value, key)
     if not isinstance(value, dict | NoneType):
-        raise WrongKey(key, f"expected keys below it, found {_shown(value, key)}")
+        raise WrongKey(key, f"expected keys below it, found {shown(value, key)}")
     typed = {}
     for name, item in (value or {}).items():
         full_key = f"{key}.{name}" if key else f"{name}"
         if (child := _child(hint, name)) is None:
             raise _unknown(hint, full_key)
         typed[name] = _typed(child, item, full_key)
-    make: Any = hint
-    return make(**typed) if is_dataclass(hint) else typed
+    if hint == Terms:
+        return {name: section for name, section in typed.items() if section is not None}
+    return _make(hint, typed, key) if is_dataclass(hint) else typed
+
+
+def _make(section: Any, typed: dict[str, Any], key: str) -> Any:
+    """Return a closed section; your own may have keys without a default, and refuse values."""
+    for one in fields(section):
+        if one.init and one.name not in typed and one.default is one.default_factory is MISSING:
+            raise WrongKey(f"{key}.{one.name}", "is missing, and has no default")
+    try:
+        return section(**typed)
+    except Exception as error:  # of a class of yours
+        raise WrongKey(key, one_line(error)) from None
 
 
 def check_value(hint: Any, value: Any, key: str) -> Any:
     """Return a value as its type; raise a UserError that begins with its key if it does not fit."""
-    optional = NoneType in get_args(hint)
-    kind = get_args(hint)[0] if optional else hint
-    words = _WORDS.get(kind) or f"one of {', '.join(map(str, get_args(kind)))}"
-    limit = kind.__metadata__[0] if get_origin(kind) is Annotated else Limit(words)
+    limit = _limit(hint)
     with suppress(Exception):  # ArgumentError, and whatever PyYAML lets through underneath it
         typed = _converter(hint).parse_object({"value": value}, env=False).value
-        if (optional and typed is None) or limit.fits(typed):
+        if limit.fits(typed):
             return typed
-    raise WrongKey(key, f"expected {limit.words}{', or null' if optional else ''}, found {_shown(value, key)}")
+    raise WrongKey(key, f"expected {limit.words}, found {shown(value, key)}")
 
 
-def _shown(value: Any, key: str) -> str:
-    """Return what an error shows of a value: its beginning, without secrets."""
-    return HIDDEN if isinstance(value, str) and has_secrets(value) else f"{redact(value, key)!r:.60}"
+def _limit(hint: Any) -> Limit:
+    """Return what a value of a type must meet."""
+    if NoneType in get_args(hint):
+        words, fits = _limit(get_args(hint)[0])
+        return Limit(f"{words}, or null", lambda value: value is None or fits(value))
+    if get_origin(hint) is Annotated:
+        return hint.__metadata__[0]
+    choices = ", ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else ""
+    return Limit(f"one of {choices}" if choices else _WORDS.get(hint, f"a value of type {hint}"))
 
 
 @cache
@@ -166,7 +208,8 @@ def _child(hint: Any, name: str) -> Any:
     """Return the type of a key in a section; None if there is no such key."""
     if is_dataclass(hint):
         return _hints(hint).get(name)
-    return OptimizerConfig if hint == _NAMED else Any if hint in _OPEN else None
+    below = OptimizerConfig if hint == _NAMED else Section | None if hint == Terms else Any
+    return below if hint in _OPEN else None
 
 
 def _unknown(section: Any, key: str) -> WrongKey:
@@ -177,7 +220,8 @@ def _unknown(section: Any, key: str) -> WrongKey:
             return WrongKey(key, "unknown key", f"{other}.{name}")
     if match := closest(name, _hints(section)):
         return WrongKey(key, "unknown key", f"{path}.{match}".removeprefix("."))
-    return WrongKey(key, f"unknown key, known: {', '.join(sorted(_hints(section)))}")
+    known = ", ".join(sorted(_hints(section))) or "none; a dataclass User in user.py of your package may name some"
+    return WrongKey(key, f"unknown key, known: {known}")
 
 
 def _check_best_metric(config: Config) -> None:
@@ -191,95 +235,29 @@ def _check_best_metric(config: Config) -> None:
             raise WrongKey(key, "needs checkpoint.best_metric, the validation result to watch")
 
 
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        hint = ""
-        if isinstance(error, FileNotFoundError):
-            hint = f", {nearest(Path(path).name, [file.name for file in Path(path).parent.glob('*.[py]*')])}"
-        raise UserError(f"--config: {path or 'no file'}: {getattr(error, 'strerror', error)}{hint}") from None
-    if path.endswith(".py"):
-        text = open_room("tools.python_config", "--config").read_settings(path, _hints(Config), _Dumper)
-    values = _parse(text, path)
-    if not isinstance(values, dict | NoneType):
-        raise UserError(f"{path}: expected keys and values, found {_shown(values, '')}")
-    return values or {}
-
-
-def _parse(text: str | bytes, place: str) -> Any:
-    """Return the value of a YAML file, or of a flag: a mere scalar, so ``*.png``, ``#fff``, ``a: b`` stay text."""
-    try:
-        if isinstance(text, bytes) or text.startswith(("[", "{", "'", '"')):
-            return yaml.load(text, _Loader)
-        loader = _Loader("")
-        return loader.construct_object(yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text))
-    except Exception as error:  # PyYAML lets anything through where a !!tag and its value do not fit
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark and isinstance(text, bytes) else ""
-        raise UserError(f"{place}{line}: {getattr(error, 'problem', None) or error}") from None
-
-
-def _line(path: str, key: str) -> str:
-    """Return the line of a key in a YAML file, as ``:3``; nothing for a Python file."""
-    node, line = None if path.endswith(".py") else yaml.compose(Path(path).read_bytes(), _Loader), ""
-    for name in key.split("."):
-        for entry, child in node.value if isinstance(node, yaml.MappingNode) else ():
-            if entry.value == name:
-                node, line = child, f":{entry.start_mark.line + 1}"
-    return line
-
-
-class _Loader(yaml.SafeLoader):
-    """``yaml.safe_load``, but 1e-4 is a number, a date stays text, and a key that appears twice is an error.
-
-    So are aliases of aliases that make a small file a huge config.
-    """
-
-    def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key.value}' appears twice", problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
-        return node
-
-    def get_single_node(self):
-        node = super().get_single_node()
-        if node and _count_values(node, {}) > _MOST_VALUES:
-            problem = f"its aliases make it more than {_MOST_VALUES:,} values"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return node
-
-
-def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
-    """Return the number of values in a node, with those that its aliases repeat."""
-    if node not in counts:
-        entries = () if isinstance(node, yaml.ScalarNode) else node.value
-        children = (child for entry in entries for child in (entry if isinstance(entry, tuple) else (entry,)))
-        counts[node] = 1 + sum(_count_values(child, counts) for child in children)
-    return counts[node]
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what ``_Loader`` reads back as the same value."""
-
-
-for _class in (_Loader, _Dumper):
-    _number = re.compile(r"[-+]?([0-9][0-9_]*\.?|\.[0-9])[0-9_]*[eE][-+]?[0-9]+$")
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
-
-
-def _help_parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(usage="%(prog)s [--config FILE] [--key value ...]")
+def _help_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(usage="%(prog)s [--config FILE] [--key value ...]")
     parser.add_argument("--config", "--configs", metavar="FILE", help="YAML file that sets the keys below.")
     parser.add_argument("--print_config", action="store_true", help="Print the resulting config as YAML and exit.")
-    parser.add_class_arguments(Config)
-    for action in parser._actions:
-        # jsonargparse adds flags of its own, which do not exist here: --optim CONFIG, --optim.named.help, --gpu_ids+.
-        action.option_strings = [flag for flag in action.option_strings if not flag.endswith(("+", ".help"))]
-        if action.metavar == "CONFIG" or not action.option_strings:
-            action.help = SUPPRESS
+    _add_keys(parser, Config)
     return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser, section: Any, prefix: str = "") -> None:
+    """Add the keys of a closed section, and of the sections in it, with the meanings that their docstrings give."""
+    documented = [parse_from_object(one) for one in section.__mro__[:-1]]
+    meanings = {one.arg_name: one.description for found in reversed(documented) for one in found.params}
+    group = parser.add_argument_group((documented[0].short_description or "").rstrip("."))
+    for one in fields(section):
+        key, hint = f"{prefix}{one.name}", _hints(section)[one.name]
+        if is_dataclass(hint):
+            _add_keys(parser, hint, f"{key}.")
+        else:
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            given = (
+                "required"
+                if default is MISSING
+                else f"default: {default if isinstance(default, str) else json.dumps(default, default=str)}"
+            )
+            text = f"{meanings.get(one.name) or ''} ({_limit(hint).words}; {given})"
+            group.add_argument(f"--{key}", metavar=one.name.upper(), help=text.replace("%", "%%"))

@@ -10,11 +10,18 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+from common.config.errors import UserError
+
 Section = dict[str, Any]
+Terms = dict[str, Section]
 
 
 class Limit(NamedTuple):
@@ -95,7 +102,7 @@ class OptimizerConfig:
     clip_gradients_warmup: NonNegativeFloat = 0.0
     """Gradient clipping limit after clip_warmup epochs. 0: no clipping."""
     ema_decay: Annotated[float, Limit("a number from 0 to below 1", lambda v: 0 <= v < 1)] = 0.0
-    """Decay of the exponential moving average of the weights, which is evaluated and saved as well. 0: none."""
+    """Decay of the moving average of the weights at each optimizer step; it is evaluated and saved as well. 0: none."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class DebugConfig:
     debug_mode: bool = False
     """Find the operation behind a NaN (anomaly detection), check every gradient, dump the batch that failed. Slow."""
     print_all_grad: bool = False
-    """Log mean, standard deviation, norm and largest value of each parameter's gradient with every logged iteration."""
+    """Log mean, standard deviation, norm and largest value of each parameter's gradient whenever iter_loss logs."""
     profile: Interval | None = None
     """Profile these iterations, such as [50, 60], on rank 0: trace and table in profile/, shares of time in the log."""
 
@@ -160,17 +167,19 @@ class ProgressConfig:
     epoch: Positive = 100
     """Length of the run in epochs."""
     iters_per_epoch: Positive | None = None
-    """Iterations per epoch. null: one pass over the training set."""
+    """Iterations per epoch, each of one batch. null: one pass over the training set."""
+    iter_unit: Literal["iteration", "step"] = "iteration"
+    """What the intervals iter_* count: iterations, or optimizer steps, each of trainer.accumulate iterations."""
     start_epoch: Annotated[int, Limit("-1 or 0", lambda v: v in (-1, 0))] = -1
     """A switch. With resume: -1 continues where the checkpoint stopped, in place; 0 fine-tunes from its weights."""
     epoch_loss: NonNegative = 1
     """Log the mean results every so many epochs. 0, here and for the other intervals: never."""
     iter_loss: NonNegative = 10
-    """Log the results every so many iterations."""
+    """Log the results every so many iterations (or optimizer steps: iter_unit)."""
     epoch_val: NonNegative = 1
     """Validate every so many epochs."""
     iter_val: NonNegative = 0
-    """Validate also every so many iterations."""
+    """Validate also every so many iterations (or optimizer steps: iter_unit)."""
     epoch_eval: NonNegative = 0
     """Evaluate on dataset.eval every so many epochs."""
     init_eval: bool = False
@@ -182,7 +191,7 @@ class ProgressConfig:
     epoch_save_progress: NonNegative = 1
     """Draw them every so many epochs, for the first batch of the epoch."""
     iter_save_progress: NonNegative = 0
-    """Draw them also every so many iterations."""
+    """Draw them also every so many iterations (or optimizer steps: iter_unit)."""
     save_progress_val: bool = True
     """Draw pictures of the first validation samples."""
     max_samples_val: Positive = 16
@@ -194,7 +203,7 @@ class ProgressConfig:
     epoch_save_checkpoint: NonNegative = 10
     """Keep a checkpoint every so many epochs."""
     iter_save_checkpoint: NonNegative = 0
-    """Keep a checkpoint also every so many iterations."""
+    """Keep a checkpoint also every so many iterations (or optimizer steps: iter_unit), named after the iterations."""
     save_time: NonNegativeFloat = 1800.0
     """Renew latest.pt after so many seconds. 0: never."""
 
@@ -210,8 +219,8 @@ class CheckpointConfig:
     on_error: Literal["continue", "stop"] = "continue"
     """If a checkpoint cannot be written, as on a full disk: log it and train on with the last good one, or stop."""
     allow_changed: bool = False
-    """Resume although loss, training data, steps, or lr, weight_decay or args of an optimizer have changed. A changed
-    model, schedule or type of optimizer needs start_epoch 0."""
+    """Resume although loss, training data, steps, user, or lr, weight_decay or args of an optimizer have changed. A
+    changed model, schedule or type of optimizer needs start_epoch 0."""
     best_metric: str | list[str] | None = None
     """The validation result that selects best_<metric>.pt, or a list of several; early stopping and ReduceLROnPlateau
     watch the first."""
@@ -249,7 +258,7 @@ class TrainerConfig:
     mode: Literal["epoch", "iter"] = "epoch"
     """epoch: the schedule moves with every epoch; iter: with every optimizer step."""
     accumulate: Positive = 1
-    """Batches whose gradients are averaged into one optimizer step."""
+    """Iterations, each of one batch, whose gradients are averaged into one optimizer step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or mixed precision: bf16, or fp16 with loss scaling."""
     compile: Compile = False
@@ -261,13 +270,42 @@ class TrainerConfig:
     seed: Annotated[int, Limit("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)] = 0
     """Seed of Python, NumPy, torch, the order of the data and its augmentation."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a loss or gradient is not finite, its step is skipped: stop then, or continue (at most 100 in a row)."""
+    """If a loss or gradient is not finite, its optimizer step is skipped: stop, or go on (at most 100 in a row)."""
     deterministic: bool = False
     """Use deterministic operations only: slower on a GPU, where two runs with one seed are then equal, too."""
     early_stop: NonNegative = 0
     """Stop after so many validations without a better checkpoint.best_metric. 0: never."""
     early_stop_delta: NonNegativeFloat = 0.0
     """By how much a result must be better to count, for early stopping."""
+
+
+@dataclass(frozen=True)
+class NoKeys:
+    """Keys of your own, of which there are none: the package has no user.py."""
+
+
+@cache
+def find_user() -> type:
+    """Return the dataclass ``User`` of ``user.py`` in your package, whatever its name; ``NoKeys`` if there is none.
+
+    The file is run without the package around it, which would import torch.
+    """
+    for path in sorted(Path(__file__).parents[2].glob("*/user.py")):
+        name = f"{path.parent.name}.user"
+        spec: Any = spec_from_file_location(name, path)
+        module = sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        user = getattr(module, "User", None)
+        if isinstance(user, type) and is_dataclass(user):
+            return user
+        raise UserError(f"{path}: expected a dataclass User, found {user}")
+    return NoKeys
+
+
+def _default_user() -> Any:
+    """Return your own keys with their defaults; None if one has no default."""
+    with suppress(TypeError):
+        return find_user()()
 
 
 @dataclass(frozen=True)
@@ -298,9 +336,11 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: Section = field(default_factory=dict)
     """The model: {type: ..., ...its arguments}, or several by name: {generator: {type: ...}, discriminator: {...}}."""
-    loss: Section = field(default_factory=dict)
-    """Loss terms by name: {ce: {type: ..., weight: 1.0, ...its arguments}}."""
-    metric: Section = field(default_factory=dict)
-    """Metrics by name: {accuracy: {type: ..., ...its arguments}}."""
+    loss: Terms = field(default_factory=dict)
+    """Loss terms by name: {ce: {type: ..., weight: 1.0, ...its arguments}}. null: leave out a term of the base file."""
+    metric: Terms = field(default_factory=dict)
+    """Metrics by name: {accuracy: {type: ..., ...its arguments}}. null: leave out a metric of the base file."""
     task: Section | None = None
     """For predict.py, export.py and serve.py: what the model is given and what it answers: {type: ..., ...}."""
+    user: Any = field(default_factory=_default_user)
+    """Your own keys: those of the dataclass User in user.py of your package."""

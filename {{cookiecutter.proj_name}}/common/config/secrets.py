@@ -71,3 +71,8 @@ def hide_in_code(text: str) -> str:
 def has_secrets(text: str) -> bool:
     """Return whether the text of a config or a script seems to give a secret a value."""
     return _ASSIGNED.search(text) is not None
+
+
+def shown(value: Any, key: str = "") -> str:
+    """Return what an error shows of a value: its beginning, without secrets."""
+    return HIDDEN if isinstance(value, str) and has_secrets(value) else f"{redact(value, key)!r:.60}"

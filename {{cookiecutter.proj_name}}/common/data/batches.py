@@ -95,6 +95,12 @@ class TrainingBatches:
             yield from self._open_pass(epoch, start)
             epoch, start = epoch + 1, 0
 
+    def steps_before(self, epoch: int, iteration: int) -> int | None:
+        """Return the optimizer steps up to an iteration of an epoch; None within an accumulation window."""
+        if iteration % self._accumulate and iteration < self.per_epoch:
+            return None
+        return epoch * self.steps_per_epoch + math.ceil(iteration / self._accumulate)
+
     def window(self, iteration: int) -> tuple[bool, float | None, int]:
         """Return whether a batch closes its accumulation window, the weight of its loss, and its samples on this rank.
 

@@ -10,6 +10,7 @@ from common.config.errors import RunError, UserError
 from common.diagnose.gradients import check_gradients, dump_batch, gradient_table
 from common.diagnose.non_finite import NonFiniteOrigin
 from common.diagnose.profiling import StepProfile
+from common.engine.agenda import is_due
 from common.log.console import add_log
 from common.run.distributed import get_rank
 
@@ -83,7 +84,7 @@ class Inspector:
         self._switch("optimizer")
         trainer, every = self._trainer, self._trainer.config.progress.iter_loss
         parameters = [(name, p) for model in trainer.forms.bare.values() for name, p in model.named_parameters()]
-        if self._debug.print_all_grad and every and (trainer.total_iterations + 1) % every == 0:
+        if self._debug.print_all_grad and is_due(every, trainer.count(ahead=1)):
             add_log(f"epoch {epoch} iteration {iteration + 1}\n{gradient_table(parameters)}")
         if self._debug.debug_mode and trainer.config.trainer.precision != "fp16":
             check_gradients(parameters)

@@ -55,18 +55,18 @@ class Agenda:
         if task not in self.due:
             self.due.append(task)
 
-    def after_iteration(self, total: int) -> bool:
+    def after_iteration(self, total: int, count: int | None) -> bool:
         """Note what falls due after an iteration within an epoch, and return whether anything is due."""
-        if is_due(self._progress.iter_val, total):
+        if is_due(self._progress.iter_val, count):
             self.add("validate")
-        if is_due(self._progress.iter_save_checkpoint, total):
+        if is_due(self._progress.iter_save_checkpoint, count):
             self.keep = ["latest", f"iter_{total:06d}"]
         return bool(self.due or self.keep)
 
-    def after_epoch(self, counters: Counters) -> None:
+    def after_epoch(self, counters: Counters, count: int | None) -> None:
         """Note what falls due after an epoch, including what its last iteration makes due."""
         progress, epoch = self._progress, counters.epoch
-        self.after_iteration(counters.total_iterations)
+        self.after_iteration(counters.total_iterations, count)
         if is_due(progress.epoch_val, epoch):
             self.add("validate")
         if is_due(progress.epoch_eval, epoch):
@@ -84,9 +84,9 @@ class Agenda:
         self.due, self.keep, self.drop = (list(state[name]) for name in ("due", "keep", "drop"))
 
 
-def is_due(every: int, count: int) -> bool:
-    """Return whether what happens every so many times is due after ``count`` times; never for 0."""
-    return every > 0 and count % every == 0
+def is_due(every: int, count: int | None) -> bool:
+    """Return whether what happens every so many times is due after ``count`` times; never for 0, or a count of None."""
+    return every > 0 and count is not None and count % every == 0
 
 
 class StopControl:

@@ -83,6 +83,7 @@ class Trainer(TrainerBase):
             parts.take_weights(self, session.checkpoint)
         self.forms.wrap(session.strategy, config.trainer.compile, len(self.optimizers) == 1)
         self.batches, self.steps = self.training_batches(), parts.make_steps(self)
+        self._counts_steps = config.progress.iter_unit == "step" and config.trainer.accumulate > 1
         self._stepped: dict[str, torch.Tensor] = {}  # the losses of this iteration's calls of step(), by optimizer
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
@@ -142,7 +143,7 @@ class Trainer(TrainerBase):
             run_iteration(epoch, iteration, data_dict)
             stop.is_sound = True
             if iteration + 1 < count:
-                if agenda.counts_iterations and agenda.after_iteration(counters.total_iterations):
+                if agenda.counts_iterations and agenda.after_iteration(counters.total_iterations, self.count()):
                     self._run_due_tasks()
                 if counters.total_iterations >= stop.agree_at:
                     self._agree()
@@ -177,10 +178,11 @@ class Trainer(TrainerBase):
             self.meters.update(result_dict, size)
         if progress.save_progress and (
             (iteration == 0 and is_due(progress.epoch_save_progress, epoch + 1))
-            or is_due(progress.iter_save_progress, counters.total_iterations)
+            or is_due(progress.iter_save_progress, self.count())
         ):
             self.draw("train", epoch, iteration, data_dict, output_dict)
-        if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
+        count = self.count() if self._counts_steps else counters.total_iterations
+        if progress.iter_loss and count is not None and count % progress.iter_loss == 0:
             self._log_iteration(epoch, iteration)
         if not self.progress.disable:
             self.progress.update()
@@ -264,8 +266,17 @@ class Trainer(TrainerBase):
         if is_due(self.config.progress.epoch_loss, epoch + 1):
             self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)
             add_log(f"epoch {epoch} | train | {parts.format_scalars(summary_dict)}")
-        self.agenda.after_epoch(self.counters)
+        self.agenda.after_epoch(self.counters, self.count())
         self.stop.is_sound = True
+
+    def count(self, ahead: int = 0) -> int | None:
+        """Return what the ``progress.iter_*`` intervals count, so many iterations ahead of those made.
+
+        It is the number of iterations, or of optimizer steps, then None where gradients are being accumulated.
+        """
+        if self._counts_steps:
+            return self.batches.steps_before(self.epoch, self.iteration + ahead)
+        return self.total_iterations + ahead
 
     def _step_schedulers(self) -> None:
         for step in self.steps.values():

@@ -40,6 +40,7 @@ class ResumeCheck:
             "batch_size times processes": train.get("batch_size", config.batch_size) * get_data_size(),
             "progress.iters_per_epoch": config.progress.iters_per_epoch,
             "trainer": {name: getattr(config.trainer, name) for name in _STEPS},
+            "user": asdict(config)["user"] or {},
         }
         self._settings = _flatten(redact(settings, mask=digest))
 

@@ -13,7 +13,8 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
-    {"config.errors", "config.schema", "config.secrets"},
+    {"config.errors"},
+    {"config.schema", "config.secrets"},
     {"config"},  # files and flags, the registry, the rooms
     {"run.distributed"},
     {"run"},  # signals, random numbers, devices, processes

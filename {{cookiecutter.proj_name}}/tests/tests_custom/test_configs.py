@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from common.config.load import load_config
 from common.config.registry import has_room
 from common.config.schema import LOADER_KEYS, Config
 
@@ -14,6 +15,15 @@ UNNAMED = {"model_pt"} | (set() if has_room("deploy") else {"task"})  # keys tha
 
 
 class TestDefaultConfig(unittest.TestCase):
+    def test_every_config_is_read(self):
+        paths = sorted((ROOT / "configs").glob("*.yaml"))
+        self.assertTrue(paths)
+        for path in paths:
+            with self.subTest(path.name):
+                config = load_config(["--config", str(path)])
+                self.assertTrue(config.model and config.metric)
+                self.assertTrue(config.dataset.eval or not path.stem.startswith("eval"))
+
     def test_the_default_config_says_what_every_key_means(self):
         text = (ROOT / "configs" / "default.yaml").read_text()
         if "Keys that are not named here have the defaults that python train.py --help gives." in text:
@@ -23,7 +33,7 @@ class TestDefaultConfig(unittest.TestCase):
             value = getattr(Config(), field.name)
             if is_dataclass(value):
                 missing = {one.name for one in fields(value)} - found[field.name].keys()
-                self.assertEqual(missing, {"eval_dir"} if field.name == "dir" else set(), field.name)
+                self.assertEqual(missing, {"dir": {"eval_dir"}, "user": missing}.get(field.name, set()), field.name)
             else:
                 self.assertEqual(field.name in found, field.name not in UNNAMED, field.name)
         self.assertTrue("model_pt" in evaluation and "eval_dir" in evaluation["dir"])

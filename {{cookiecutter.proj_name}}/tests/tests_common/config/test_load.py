@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,7 @@ class TestFiles(ConfigTest):
             for name, below in ("ba", "cb", "dc", "ed", "fe", "gf", "hg", "ih"):
                 lines.append(f"{name}: &{name} {form.format(', '.join(9 * [f'*{below}']))}")
             with self.subTest(first):
-                message = "a.yaml:1: its aliases make it more than 1,000,000 values"
+                message = "a.yaml:6: its aliases make it more than 1,000,000 values"
                 self.assertEqual(self.refused_file("\n".join(lines)), message)
 
     def test_wrong_keys(self):
@@ -440,10 +441,21 @@ class TestHelp(ConfigTest):
             self.assertRegex(out, rf"(?m)^  --{key}\s")
         text = " ".join(out.split())
         self.assertIn("Learning rate. Never changed behind your back", text)
-        self.assertIn("(type: float, default: 0.001)", text)
+        self.assertIn("(a number above 0; default: 0.001)", text)
         for title in ("Looking for a fault:", "Optimizer, schedule, clipping:", "When things happen:", "Data sets:"):
             self.assertIn(f"\n{title}\n", out)
         self.assertEqual(self.exits(0, ["-h"])[0].count("usage: "), 1)
+
+    def test_every_count_says_what_it_counts(self):
+        units = "epoch iteration step sample second rocess checkpoint validation best".split()
+        with mock.patch.dict(os.environ, COLUMNS="1000"):
+            out = self.exits(0, ["--help"])[0]
+        counts = dict(re.findall(r"\n  --(\S+) \S+\s+(.*) \(a whole number.*; default: .*\)", out))
+        self.assertGreater(len(counts), 25)
+        for key in counts.keys() - {"trainer.seed", "progress.start_epoch"}:
+            self.assertTrue(any(unit in counts[key] for unit in units), f"{key}: {counts[key]}")
+        for key in ("iter_loss", "iter_val", "iter_save_progress", "iter_save_checkpoint"):
+            self.assertIn("every so many iterations (or optimizer steps: iter_unit)", counts[f"progress.{key}"])
 
     def test_no_noise(self):
         out = self.exits(0, ["--help"])[0]

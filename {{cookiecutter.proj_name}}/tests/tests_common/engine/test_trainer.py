@@ -259,6 +259,18 @@ class TestBestTracker(unittest.TestCase):
         files = {path.name for path in (trainer.session.folder / "checkpoints").glob("iter_*")}
         self.assertEqual(files, {"iter_000004.pt", "iter_000008.pt", "iter_000012.pt"})
 
+    def test_intervals_in_optimizer_steps(self):
+        progress = {"epoch_val": 0, "iter_unit": "step", "iter_val": 2, "iter_save_checkpoint": 3, "iter_loss": 2}
+        for kind in (toy.ToyEpochTrainer, toy.ToyIterTrainer):
+            config = toy.make_config({"accumulate": 5}, None, progress, batch_size=2)  # 12 iterations: 5, 5 and 2
+            trainer = kind(config, toy.make_session(self))
+            trainer.run()
+            lines = [json.loads(line) for line in (trainer.session.folder / "metrics.jsonl").read_text().splitlines()]
+            for split in ("train", "val"):
+                self.assertEqual([line["step"] for line in lines if line["split"] == split], [10, 17, 24])
+            files = {path.name for path in (trainer.session.folder / "checkpoints").glob("iter_*")}
+            self.assertEqual(files, {"iter_000012.pt", "iter_000024.pt"})
+
 
 class TestAverage(unittest.TestCase):
     """The moving average of the weights."""

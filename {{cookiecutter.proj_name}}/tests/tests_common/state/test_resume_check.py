@@ -1,6 +1,7 @@
 """A run goes on with the settings it began with."""
 
 import unittest
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -12,7 +13,16 @@ from tests.tests_common.engine import toy
 
 def make(trainer=None, optim=None, progress=None, checkpoint=None, **keys):
     """Return the part of a run with these settings."""
-    return ResumeCheck(toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, **keys}))
+    return ResumeCheck(
+        toy.make_config(trainer, optim, progress, checkpoint, **{"model": {"type": "MLP"}, "user": None, **keys})
+    )
+
+
+@dataclass(frozen=True)
+class User:
+    """Keys of a project's own."""
+
+    tau: float = 1.0
 
 
 class TestContinuity(unittest.TestCase):
@@ -47,6 +57,7 @@ class TestContinuity(unittest.TestCase):
             ({"optim": {"clip_gradients": 1.0}}, "optim.clip_gradients was 0.0, is 1.0"),
             ({"loss": {"ce": {"weight": 2}}}, "loss.ce.weight was None, is 2"),
             ({"dataset": DatasetConfig(train={"type": "A"})}, 'dataset.train.type was None, is "A"'),
+            ({"user": User(tau=2.0)}, "user.tau was None, is 2.0"),
         ):
             with self.assertRaisesRegex(UserError, f"not go on exactly: {message}.*--checkpoint.allow_changed true"):
                 make(**keys).load_state_dict(make().state_dict())
