@@ -117,7 +117,8 @@ class Trainer(TrainerBase):
     def _train_epoch(self, epoch: int) -> None:
         agenda, counters, progress, stop = self.agenda, self.counters, self.progress, self.stop
         stop.is_sound = False
-        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
+        # Where a run resumes within an epoch, this hook has drawn its random numbers and logged before.
+        self._log_at = None if counters.iteration else counters.total_iterations
         with random_state_kept() if counters.iteration else nullcontext():
             self.before_train_epoch(epoch)
         for model in self.forms.bare.values():
@@ -130,7 +131,6 @@ class Trainer(TrainerBase):
         count, clock = self.batches.per_epoch, time.perf_counter
         run_iteration = self.inspector.run_iteration if self.inspector else self.run_iteration
         progress.restart_clock(counters.total_iterations)
-        stop.is_sound = True
         for iteration in range(counters.iteration, count):
             asked = clock()
             data_dict = next(batches, None)
@@ -152,6 +152,8 @@ class Trainer(TrainerBase):
         """Train on one batch: forward, backward, and an optimizer step where it closes its accumulation window."""
         counters, progress = self.counters, self.config.progress
         closes_window, weight, size = self.batches.window(iteration)
+        total = counters.total_iterations + 1
+        self._log_at = total if progress.iter_loss and total % progress.iter_loss == 0 else None
         if self.batches.transform:
             data_dict = self.batches.transform(data_dict)
         if self.forms.syncs_by_hand:
@@ -172,15 +174,15 @@ class Trainer(TrainerBase):
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
         counters.iteration = iteration + 1
-        counters.total_iterations += 1
+        counters.total_iterations = total
         if size:
             self.meters.update(result_dict, size)
         if progress.save_progress and (
             (iteration == 0 and is_due(progress.epoch_save_progress, epoch + 1))
-            or is_due(progress.iter_save_progress, counters.total_iterations)
+            or is_due(progress.iter_save_progress, total)
         ):
             self.draw("train", epoch, iteration, data_dict, output_dict)
-        if progress.iter_loss and counters.total_iterations % progress.iter_loss == 0:
+        if self._log_at is not None:
             self._log_iteration(epoch, iteration)
         if not self.progress.disable:
             self.progress.update()
@@ -260,6 +262,7 @@ class Trainer(TrainerBase):
         self.counters.epoch, self.counters.iteration = epoch + 1, 0
         summary_dict = self.meters.summary()
         self.meters.reset()
+        self._log_at = self.total_iterations
         self.after_train_epoch(epoch, summary_dict)
         if is_due(self.config.progress.epoch_loss, epoch + 1):
             self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)
