@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from common.config import load_config
+from common.config import command, load_config
 
 if TYPE_CHECKING:
     from common import Config, Session
@@ -72,9 +72,10 @@ def train(config: Config, session: Session) -> None:
 
 
 if __name__ == "__main__":
-    config = load_config()
-    from common import launch
-    from custom import datasets, losses, metrics, models
+    with command():
+        config = load_config()
+        from common import launch
+        from custom import datasets, losses, metrics, models
 
-    with launch(config) as session:
-        train(config, session)
+        with launch(config) as session:
+            train(config, session)

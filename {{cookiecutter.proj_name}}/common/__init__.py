@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "1.0"  # the engine's, which checkpoints name
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
-    from common.config import Config, UserError, find_room, load_config, open_room
+    from common.config import Config, UserError, command, find_room, load_config, open_room
     from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
     from common.config.registry import (
         DATASET_REGISTRY,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.run.launch import Session, launch
 
 _NAMES = {
-    "config": "Config UserError find_room load_config open_room",
+    "config": "Config UserError command find_room load_config open_room",
     "config.build": "build_loader build_loss build_metric build_model build_tester build_trainer",
     "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
     "TRANSFORM_REGISTRY",

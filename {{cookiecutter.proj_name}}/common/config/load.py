@@ -1,4 +1,4 @@
-"""A config file and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
+"""A config file and flags → a frozen ``Config``, or a UserError that says what is wrong.
 
 Each flag replaces one key of the file's nested dicts, and one walk along the schema checks and builds the whole.
 jsonargparse converts each value to its type in ``schema.py``, and prints ``--help``.
@@ -17,7 +17,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_parsing_settings
 
-from common.config.console import protect_console
 from common.config.errors import UserError, closest, nearest
 from common.config.registry import open_room
 from common.config.schema import Config, Limit, OptimizerConfig, Section
@@ -40,23 +39,20 @@ class WrongKey(UserError):
 
 
 def load_config(argv: list[str] | None = None) -> Config:
-    """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
+    """Read flags, or the command line's, and the config file they name.
 
     ``--config FILE`` (or ``--configs``): one YAML file, or a Python file whose variables are the sections (room tools).
     ``--key value`` or ``--key=value``: sets that key alone, in any position; the last of two wins. In an open section
-    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A
-    mistake is one line on stderr and exit code 2.
+    the value is a YAML scalar, or YAML if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section.
+    ``--help`` and ``--print_config`` print and exit. Raise a UserError for a mistake.
     """
-    protect_console()
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         _help_parser().parse_args(["--help"])  # which exits
     try:
         config = _load([word for word in argv if word != "--print_config"])
-    except (UserError, RecursionError) as error:
-        # Split and joined, the message stays on one line whatever a path or a value holds.
-        print(f"{Path(sys.argv[0]).name}: error:", *str(error).split(), file=sys.stderr)
-        raise SystemExit(2) from None
+    except RecursionError as error:
+        raise UserError(f"{error}") from None
     if "--print_config" in argv:
         print(dump_config(config), end="")
         raise SystemExit(0)

@@ -93,11 +93,9 @@ class TrainerBase(metaclass=ABCMeta):
     """The parts of a training by name, its steps and hooks, and its validation."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]  # by optimizer; these four are made in prepare()
+    steps: dict[str, OptimizerStep]  # by optimizer; these three are made in prepare()
     trackers: list[BestTracker]  # one for each checkpoint.best_metric
-    curves: Curves
     _val_step: Callable[[int, int, dict], tuple[dict, dict]]
-    _log_at: int | None = None  # the step under which log_text and the like record; None: they do not
 
     def __init__(self, config: Config, session: Session):
         self.config, self.session = config, session
@@ -109,7 +107,7 @@ class TrainerBase(metaclass=ABCMeta):
         self.metric = MetricSet({})
         self.tester: BaseTester | None = None
         self.counters, self.agenda = Counters(), Agenda(config.progress)
-        self.stop, self.meters = StopControl(config), Meters()
+        self.stop, self.meters, self.curves = StopControl(config), Meters(), Curves(session.folder)
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
@@ -264,7 +262,7 @@ class TrainerBase(metaclass=ABCMeta):
         They do in validations, in the hooks around an epoch, and within an iteration in every
         ``progress.iter_loss``-th, those whose scalars are logged. Ask it before you make what is costly.
         """
-        return self._log_at is not None
+        return self.curves.at is not None
 
     def log_text(self, name: str, value: str) -> None:
         """Record a text, in Markdown, in TensorBoard as ``train/<name>``, or ``val/<name>`` within a validation.
@@ -291,9 +289,9 @@ class TrainerBase(metaclass=ABCMeta):
         self._record("audio", name, value, sample_rate)
 
     def _record(self, kind: str, name: str, value: Any, *options: Any) -> None:
-        if self._log_at is not None:
+        if self.curves.at is not None:
             split = "val" if self.forms.active is self.forms.validation else "train"
-            self.curves.add(kind, f"{split}/{name}", value, self._log_at, *options)
+            self.curves.add(kind, f"{split}/{name}", value, self.curves.at, *options)
 
     def run_validation(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
@@ -302,7 +300,7 @@ class TrainerBase(metaclass=ABCMeta):
             return
         agenda, total = self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
-        self._log_at = total
+        self.curves.at = total
         with self.curves.block():
             with self._evaluating():
                 summary_dict = self._validate(loader, epoch)

@@ -40,6 +40,7 @@ class Curves:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self.at: int | None = None  # the step under which a trainer's log_text and the like record; None: they do not
         self._step, self._sizes = -1, {}
         self._files: dict[str, GrowingFile] = {}
         self._before: dict | None = None  # the state before the block that has begun, and the names in it
