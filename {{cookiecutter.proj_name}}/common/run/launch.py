@@ -84,10 +84,13 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             if device.type == "cuda":
                 stack.enter_context(torch.cuda.device(device))
             stack.enter_context(random_state_kept())
+            stack.callback(_leave_group)
             neighbors = start_process_group(config, device, name)
             strategy = make_strategy(name, config, device)
             folder, checkpoint = _open_on_rank_0(open_folder, config)
             setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
+            if config.trainer.compile and not is_command():
+                stack.callback(torch.compiler.reset)  # whose store of compiled code would fill up
             seed_everything(config.trainer.seed + distributed.get_data_rank(), config.trainer.deterministic)
             keep_freed_memory()
             goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
@@ -99,16 +102,16 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
                 named = _name_failure(error, secrets)
                 distributed.let_threads_rest()
                 if is_command():
+                    stack.pop_all()  # the others are to hear of this process only when it has said why it ends
                     _end_by(named, secrets, neighbors if _describe_broken_group(error) else [])
-            _leave_group()
-            raise named from named.__cause__
+            if named is error:
+                raise
+            raise named from error
         except Interrupted as end:
             add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
-            _leave_group()
             raise
         finally:
             leave_experiment()
-        _leave_group()
 
 
 def _choose_processes(config: Config) -> str:
@@ -192,9 +195,10 @@ def start_process_group(config: Config, device: torch.device, strategy: str) -> 
     with handling(None):
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-            if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-                # torchrun keeps one store for all its restarts and our runs, with the addresses of the last one in it.
-                store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}.{next(_runs)}", store)
+            # torchrun keeps one store, old addresses still in it, for all our runs, and on one machine all restarts.
+            is_alone = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+            restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0) if is_alone else 0
+            store = dist.PrefixStore(f"{restarts}.{next(_runs)}", store)
             dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
         elif strategy in SHARDED:  # these need a group even of one
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
@@ -215,18 +219,20 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
     if isinstance(outcome, UserError):
         if is_first or not is_command():
             raise outcome
-        _leave_group()
         raise SystemExit(outcome.exit_code)
     return outcome
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of returning it, which halves the time of a mid-size step on a CPU."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 1 << 25)  # the most that every glibc accepts
-        mallopt(trim_threshold, (1 << 31) - 1)
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let glibc keep freed memory, which halves the time of a mid-size step on a CPU, or return it as by default."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if not hasattr(libc, "mallopt"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    libc.mallopt(mmap_threshold, 1 << 25 if keep else 1 << 17)  # the most that every glibc accepts
+    libc.mallopt(trim_threshold, (1 << 31) - 1 if keep else 1 << 17)
+    if not keep:
+        libc.malloc_trim(0)
 
 
 @contextmanager
@@ -247,6 +253,7 @@ def process_kept() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, child_exit)
         if not is_command():
             gc.collect()  # the parts of a trainer refer to each other
+            keep_freed_memory(False)
 
 
 def _leave_group() -> None:
@@ -261,11 +268,11 @@ def _name_failure(error: Exception, secrets: set[str]) -> Exception:
     text = _describe_broken_group(error)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
-    named: Exception = RunError(text) if text else error
-    named.__cause__ = error if text else error.__cause__
-    if isinstance(named, UserError):
-        named.args = tuple(hide(f"{part}", secrets) for part in named.args)
-    return named
+    if text:
+        return RunError(hide(text, secrets))
+    if isinstance(error, UserError):
+        error.args = tuple(hide(f"{part}", secrets) for part in error.args)
+    return error
 
 
 def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:

@@ -250,6 +250,39 @@ class TestState(FolderTest):
         large = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.shape == (3, 777)]
         self.assertEqual(large, [])
 
+    def test_the_memory_goes_back_to_the_system(self):
+        def used():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        before = used()
+        with launch(self.config()):
+            blocks = [torch.ones(2**18) for _ in range(300)]  # 1 MiB each, below the raised thresholds
+            del blocks
+            within = used()
+        self.assertGreater(within - before, 250 * 2**20)
+        self.assertLess(used() - before, 100 * 2**20)
+
+    def test_compiled_code_is_forgotten(self):
+        for compiled in (True, False):
+            config = self.config(f"{compiled}")
+            with mock.patch("torch.compiler.reset") as reset:
+                with launch(replace(config, trainer=replace(config.trainer, compile=compiled))):
+                    reset.assert_not_called()
+                self.assertEqual(reset.called, compiled)
+
+    def test_a_failure_keeps_its_cause_and_context(self):
+        for raised in (ZeroDivisionError("second"), RuntimeError("gloo: connection closed"), OSError(28, "full", "x")):
+            with self.assertRaises(Exception) as caught, launch(self.config(type(raised).__name__)):
+                try:
+                    raise KeyError("first")
+                except KeyError:
+                    raise raised  # noqa: B904
+            error = caught.exception
+            if not isinstance(raised, ZeroDivisionError):
+                self.assertEqual((type(error), error.__cause__), (RunError, raised))
+            self.assertFalse(raised.__suppress_context__)
+            self.assertIsInstance(raised.__context__, KeyError)
+
     def test_several_processes_take_a_command(self):
         config = self.config(dist=DistConfig(nproc=2))
         with self.assertRaisesRegex(UserError, "only a command starts several processes, found 2; .* torchrun"):
