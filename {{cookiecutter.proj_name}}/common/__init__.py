@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
         TRANSFORM_REGISTRY,
     )
     from common.data import ArrayDataset, BaseDataset, make_loader
+    from common.diagnose import activations
     from common.engine import BatchTester, EpochBasedTrainer, IterBasedTrainer, SingleTester, Trainer
-    from common.log import activations
     from common.log.console import add_log
     from common.log.metric import BaseMetric, MeanMetric, MetricSet
     from common.optim import OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY, build_optimizer, build_scheduler
@@ -35,8 +35,8 @@ _NAMES = {
     "config.registry": "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
     "TRANSFORM_REGISTRY",
     "data": "ArrayDataset BaseDataset make_loader",
+    "diagnose": "activations",
     "engine": "BatchTester EpochBasedTrainer IterBasedTrainer SingleTester Trainer",
-    "log": "activations",
     "log.console": "add_log",
     "log.metric": "BaseMetric MeanMetric MetricSet",
     "optim": "OPTIMIZER_REGISTRY SCHEDULER_REGISTRY build_optimizer build_scheduler",

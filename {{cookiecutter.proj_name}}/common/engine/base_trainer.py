@@ -21,7 +21,7 @@ from common.data.batches import TrainingBatches
 from common.data.loader import find_sizes_at, join_batches, on_device, unless_empty
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
-from common.log import activations
+from common.log import named_tensors
 from common.log.best import BestTracker
 from common.log.console import add_log, despite_disk_errors
 from common.log.curves import Curves
@@ -68,8 +68,8 @@ def evaluate(
                 raise UserError(f"metric: found no {error} in a batch, but {', '.join(found)}; {hint}") from error
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
-        if activations.tensors:
-            activations.clear()
+        if named_tensors:
+            named_tensors.clear()
     return meters.summary() | metric.compute()
 
 

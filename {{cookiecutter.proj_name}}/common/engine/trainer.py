@@ -15,7 +15,7 @@ from common.data.loader import stop_workers
 from common.engine import parts
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
-from common.log import activations
+from common.log import named_tensors
 from common.log.console import Progress, add_log
 from common.run.distributed import barrier
 from common.run.launch import explain
@@ -191,8 +191,8 @@ class Trainer(TrainerBase):
             self.progress.update()
         if closes_window and not self.batches.by_epoch:
             self._step_schedulers()
-        if activations.tensors:
-            activations.clear()
+        if named_tensors:
+            named_tensors.clear()
         if self._stepped:
             self._stepped = {}
 

@@ -28,7 +28,7 @@ from common.config.console import is_command
 from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
-from common.log import activations
+from common.log import named_tensors
 from common.log.console import DISK_ERRORS, add_log, own_log, setup_logger
 from common.run import distributed
 from common.run.seed import random_state_kept, seed_everything
@@ -248,7 +248,7 @@ def process_kept() -> Iterator[None]:
         os.environ.update(environment)
         torch.set_deterministic_debug_mode(mode)
         torch.backends.cudnn.benchmark = benchmark
-        activations.clear()
+        named_tensors.clear()
         if child_exit is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, child_exit)
         if not is_command():

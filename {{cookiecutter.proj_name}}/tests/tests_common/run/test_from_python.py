@@ -25,7 +25,7 @@ from loguru import logger
 from common.config import UserError, load_config
 from common.config.errors import RunError
 from common.config.schema import DistConfig
-from common.log import activations
+from common.log import named_tensors
 from common.run.launch import launch
 from common.run.signals import ENDING
 from tests.compare import differences
@@ -121,7 +121,7 @@ def state():
         "anomaly": (torch.is_anomaly_enabled(), torch.is_grad_enabled()),
         "group": dist.is_initialized(),
         "streams": (sys.stdout, sys.stderr),
-        "activations": activations.names(),
+        "activations": {*named_tensors},
     }
 
 
@@ -195,7 +195,7 @@ class TestState(FolderTest):
     def test_nothing_is_left_behind(self):
         class Failing(rich.RichEpochTrainer):
             def train_step(self, *arguments):
-                activations.register("x", torch.ones(1))
+                named_tensors["x"] = torch.ones(1)
                 os.environ["OF_A_RUN"] = "1"
                 raise error
 
