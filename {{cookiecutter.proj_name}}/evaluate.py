@@ -1,8 +1,9 @@
 """Evaluate: python evaluate.py --config configs/eval.yaml --model_pt experiments/<name>/checkpoints/<file>.pt."""
 
-from common.config import load_config
+from common.config import command, load_config
 
 
+@command()
 def main() -> None:
     """Evaluate the weights of a checkpoint on ``dataset.eval``."""
     config = load_config()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from common.config import load_config
+import common
+from common.config import command, load_config
 
 if TYPE_CHECKING:
     from common import Config, Session
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 def train(config: Config, session: Session) -> None:
     """Train what a config describes, from the beginning or from the session's checkpoint."""
-    import common
     from common.data.batches import open_pass
     from common.data.loader import on_device
     from common.engine.agenda import Counters
@@ -72,9 +72,9 @@ def train(config: Config, session: Session) -> None:
 
 
 if __name__ == "__main__":
-    config = load_config()
-    from common import launch
-    from custom import datasets, losses, metrics, models
+    with command():
+        config = load_config()
+        from custom import datasets, losses, metrics, models
 
-    with launch(config) as session:
-        train(config, session)
+        with common.launch(config) as session:
+            train(config, session)

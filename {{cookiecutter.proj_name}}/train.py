@@ -1,8 +1,9 @@
 """Train: python train.py --config configs/default.yaml [--section.key value ...]."""
 
-from common.config import load_config
+from common.config import command, load_config
 
 
+@command()
 def main() -> None:
     """Train what the command line's config describes."""
     config = load_config()

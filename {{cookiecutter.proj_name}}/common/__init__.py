@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "1.0"  # the engine's, which checkpoints name
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
-    from common.config import Config, UserError, find_room, load_config, open_room
+    from common.config import Config, UserError, command, find_room, load_config, open_room
     from common.config.build import build_loader, build_loss, build_metric, build_model, build_tester, build_trainer
     from common.config.registry import (
         COLLATE_REGISTRY,
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
         TRANSFORM_REGISTRY,
     )
     from common.data import ArrayDataset, BaseDataset, make_loader
+    from common.diagnose import activations
     from common.engine import BatchTester, EpochBasedTrainer, IterBasedTrainer, SingleTester, Trainer
-    from common.log import activations
     from common.log.console import add_log
     from common.log.metric import BaseMetric, MeanMetric, MetricSet
     from common.optim import OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY, build_optimizer, build_scheduler
@@ -31,14 +31,14 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from common.run.launch import Session, launch
 
 _NAMES = {
-    "config": "Config UserError find_room load_config open_room",
+    "config": "Config UserError command find_room load_config open_room",
     "config.build": "build_loader build_loss build_metric build_model build_tester build_trainer",
     "config.registry": "COLLATE_REGISTRY "
     "DATASET_REGISTRY LOSS_REGISTRY METRIC_REGISTRY MODEL_REGISTRY TESTER_REGISTRY TRAINER_REGISTRY "
     "TRANSFORM_REGISTRY",
     "data": "ArrayDataset BaseDataset make_loader",
+    "diagnose": "activations",
     "engine": "BatchTester EpochBasedTrainer IterBasedTrainer SingleTester Trainer",
-    "log": "activations",
     "log.console": "add_log",
     "log.metric": "BaseMetric MeanMetric MetricSet",
     "optim": "OPTIMIZER_REGISTRY SCHEDULER_REGISTRY build_optimizer build_scheduler",

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from common.config.console import command
 from common.config.schema import DistConfig
 from common.engine import BaseTrainer
 from common.run.launch import launch
@@ -104,7 +105,7 @@ class Chaos:
         os.dup2(log, 1), os.dup2(log, 2)
         code = 1
         try:
-            with launch(replace(self.config, name=name)) as session:
+            with command(), launch(replace(self.config, name=name)) as session:
                 trainer = rich.TRAINERS[self.config.trainer.mode](self.config, session, self._persistent)
                 end(trainer)
                 trainer.run()

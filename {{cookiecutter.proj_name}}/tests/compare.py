@@ -16,7 +16,7 @@ _CLOCK = {"time", "iterations_per_second", "data_wait"}  # what a clock says is 
 
 
 def differences(expected: Path, found: Path) -> Iterator[str]:
-    """Yield a line for each difference between two experiments' checkpoints, metrics and TensorBoard scalars."""
+    """Yield a line for each difference between two experiments' checkpoints, metrics and TensorBoard events."""
     names = [{path.name for path in (folder / "checkpoints").iterdir()} for folder in (expected, found)]
     yield from (f"checkpoints/{name}: in one only" for name in sorted(names[0] ^ names[1]))
     states = [read_checkpoint(folder / "checkpoints" / "final.pt") for folder in (expected, found)]
@@ -26,6 +26,7 @@ def differences(expected: Path, found: Path) -> Iterator[str]:
     yield from _differ(*states, "final.pt")
     yield from _differ(*map(metrics_of, (expected, found)), "metrics.jsonl")
     yield from _differ(*map(scalars_of, (expected, found)), "event")
+    yield from _differ(*map(records_of, (expected, found)), "event")
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -39,6 +40,17 @@ def scalars_of(folder: Path) -> dict[str, list]:
     events = EventAccumulator(str(folder / "event"), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in sorted(events.Tags()["scalars"]) if tag.split("/")[-1] not in _CLOCK]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def records_of(folder: Path) -> dict[str, list]:
+    """Return what TensorBoard's own reader shows beside scalars, step by step: texts, histograms, pictures, sounds."""
+    kinds = ("tensors", "histograms", "images", "audio")
+    events = EventAccumulator(str(folder / "event"), size_guidance=dict.fromkeys(kinds, 0)).Reload()
+    return {
+        f"{kind}/{tag}": [vars(event) | {"wall_time": None} for event in getattr(events, kind.title())(tag)]
+        for kind in kinds
+        for tag in sorted(events.Tags()[kind])
+    }
 
 
 def _differ(expected: Any, found: Any, where: str) -> Iterator[str]:

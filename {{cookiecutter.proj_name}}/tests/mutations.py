@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from common.config.console import command
 from common.config.load import load_config
 from common.config.schema import Config
 
@@ -118,7 +119,7 @@ def load(argv: list[str]) -> tuple[Config | None, str]:
     """Return what the loader makes of a command line, a config or one line; an AssertionError is raised otherwise."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), command():
             return load_config(argv), ""
     except SystemExit as end:
         assert end.code == 2 and re.fullmatch(r"[^\n]*: error: [^\n]+\n", said.getvalue()), said.getvalue()
@@ -138,7 +139,7 @@ def train(config: Config, folder: Path, seconds: int) -> str:
             from common.run.launch import launch
             from custom import build_trainer
 
-            with launch(config) as session:
+            with command(), launch(config) as session:
                 build_trainer(config, session).run()
             code = 0
         except SystemExit as end:

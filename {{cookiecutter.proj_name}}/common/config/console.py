@@ -6,8 +6,12 @@ import io
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+from common.config.errors import UserError
 
 _PATIENCE = 1000  # milliseconds in which the reader of a full pipe must take something
 
@@ -52,6 +56,34 @@ def protect_console() -> None:
             stream = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+_is_command = False
+
+
+def is_command() -> bool:
+    """Return whether this process is a command, which ends with its run, and may be started several times."""
+    return _is_command
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Make what is inside the ``with``, or the decorated function, a command: what ends it is told by an exit code.
+
+    A UserError is one line on stderr, and ``launch`` says which code means what. Elsewhere, as in a notebook, errors
+    are raised, and a run leaves its process as it found it.
+    """
+    global _is_command
+    before, _is_command = _is_command, True
+    protect_console()
+    try:
+        yield
+    except UserError as error:
+        # Split and joined, the message stays on one line whatever a path or a value holds.
+        print(f"{Path(sys.argv[0]).name}: error:", *str(error).split(), file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    finally:
+        _is_command = before
 
 
 def write_at_once(text: str) -> None:

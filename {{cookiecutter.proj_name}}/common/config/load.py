@@ -1,4 +1,4 @@
-"""Config files and flags → a frozen ``Config``, or one line on stderr that says what is wrong.
+"""Config files and flags → a frozen ``Config``, or a UserError that says what is wrong.
 
 Each flag replaces one key of the files' nested dicts, and one walk along the schema checks and builds the whole.
 jsonargparse converts each value to its type in ``schema.py``.
@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser
 
-from common.config.console import protect_console
 from common.config.errors import UserError, closest, one_line
 from common.config.files import ConfigFile, parse, read_files, write
 from common.config.registry import find_room
@@ -47,15 +46,14 @@ class WrongKey(UserError):
 
 
 def load_config(argv: list[str] | None = None) -> Config:
-    """Read the command line and the config file it names; print and exit for ``--help`` and ``--print_config``.
+    """Read flags, or the command line's, and the config file they name.
 
     ``--config FILE`` (or ``--configs``): one YAML file, or a Python file whose variables are the sections (room tools).
     ``base: other.yaml`` in it: the file only says what it changes in another one. ``--key value`` or ``--key=value``:
     sets that key alone, in any position; the last of two wins. In an open section the value is a YAML scalar, or YAML
-    if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. A mistake is one line on stderr and
-    exit code 2.
+    if it begins with ``[``, ``{`` or a quote. ``{...}`` replaces a whole section. ``--help`` and ``--print_config``
+    print and exit. Raise a UserError for a mistake.
     """
-    protect_console()
     argv = sys.argv[1:] if argv is None else argv
     try:
         if {"-h", "--help"} & set(argv):
@@ -64,10 +62,8 @@ def load_config(argv: list[str] | None = None) -> Config:
         path = flags.pop("config", None)
         files = [] if path is None else read_files(path, _hints(Config))
         config = _load(files, flags)
-    except (UserError, RecursionError) as error:
-        # Split and joined, the message stays on one line whatever a path or a value holds.
-        print(f"{Path(sys.argv[0]).name}: error:", *str(error).split(), file=sys.stderr)
-        raise SystemExit(2) from None
+    except RecursionError as error:
+        raise UserError(f"{error}") from None
     if "--print_config" in argv:
         tool, text = find_room("tools.origins"), dump_config(config)
         print(tool.annotate(text, files, flags) if tool else text, end="")

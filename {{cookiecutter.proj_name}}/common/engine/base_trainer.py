@@ -22,7 +22,7 @@ from common.data.batches import TrainingBatches, starts_anywhere
 from common.data.loader import find_sizes_at, join_batches, on_device, unless_empty
 from common.engine.agenda import Agenda, Counters, StopControl
 from common.engine.parts import format_scalars
-from common.log import activations
+from common.log import named_tensors
 from common.log.best import BestTracker
 from common.log.console import add_log, despite_disk_errors
 from common.log.curves import Curves
@@ -72,8 +72,8 @@ def evaluate(
                 raise UserError(f"metric: found no {error} in a batch, but {', '.join(found)}; {hint}") from error
             for result_dict, weight in results:
                 meters.update(result_dict, weight)
-        if activations.tensors:
-            activations.clear()
+        if named_tensors:
+            named_tensors.clear()
     return meters.summary() | metric.compute()
 
 
@@ -97,9 +97,8 @@ class TrainerBase(metaclass=ABCMeta):
     """The parts of a training by name, its steps and hooks, and its validation."""
 
     fixed_mode: ClassVar[Literal["epoch", "iter"] | None] = None
-    steps: dict[str, OptimizerStep]  # by optimizer; these four are made in prepare()
+    steps: dict[str, OptimizerStep]  # by optimizer; these three are made in prepare()
     trackers: list[BestTracker]  # one for each checkpoint.best_metric
-    curves: Curves
     _val_step: Callable[[int, int, dict], tuple[dict, dict]]
 
     def __init__(self, config: Config, session: Session):
@@ -112,7 +111,7 @@ class TrainerBase(metaclass=ABCMeta):
         self.metric = MetricSet({})
         self.tester: BaseTester | None = None
         self.counters, self.agenda = Counters(), Agenda(config.progress)
-        self.stop, self.meters = StopControl(config), Meters()
+        self.stop, self.meters, self.curves = StopControl(config), Meters(), Curves(session.folder)
 
     def register_model(self, model: nn.Module, name: str = MAIN) -> None:
         """Register a model, then its optimizer: its parameters move to the device, and are sharded if so configured."""
@@ -262,6 +261,44 @@ class TrainerBase(metaclass=ABCMeta):
         """Return pictures by name, (3, H, W) or (1, H, W) in [0, 1], of ``progress.max_samples_val`` samples."""
         return {}
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether ``log_text`` and the methods beside it record now; the same on all ranks.
+
+        They do in validations, in the hooks around an epoch, and within an iteration in every
+        ``progress.iter_loss``-th, those whose scalars are logged. Ask it before you make what is costly.
+        """
+        return self.curves.at is not None
+
+    def log_text(self, name: str, value: str) -> None:
+        """Record a text, in Markdown, in TensorBoard as ``train/<name>``, or ``val/<name>`` within a validation.
+
+        This method and the others like it may be called in any step or hook on any rank. Where ``is_logged`` is false,
+        and on ranks other than 0, they do nothing; of a name's values in one validation they record the first.
+        """
+        self._record("text", name, value)
+
+    def log_histogram(self, name: str, value: Any) -> None:
+        """Record the distribution of numbers: a tensor or an array of any shape, or a list."""
+        self._record("histogram", name, value)
+
+    def log_figure(self, name: str, value: Any) -> None:
+        """Record a matplotlib figure; one of ``pyplot`` is closed."""
+        self._record("figure", name, value)
+
+    def log_image(self, name: str, value: torch.Tensor) -> None:
+        """Record a picture (3, H, W) or (1, H, W), uint8 or floating in [0, 1]."""
+        self._record("image", name, value)
+
+    def log_audio(self, name: str, value: Any, sample_rate: int = 44100) -> None:
+        """Record a sound (samples,) with values in [-1, 1], and ``sample_rate`` samples a second."""
+        self._record("audio", name, value, sample_rate)
+
+    def _record(self, kind: str, name: str, value: Any, *options: Any) -> None:
+        if self.curves.at is not None:
+            split = "val" if self.forms.active is self.forms.validation else "train"
+            self.curves.add(kind, f"{split}/{name}", value, self.curves.at, *options)
+
     def run_validation(self) -> None:
         """Validate, log, let the schedules that watch the result see it, and note which checkpoints to keep."""
         loader = unless_empty(self.val_loader)
@@ -269,10 +306,12 @@ class TrainerBase(metaclass=ABCMeta):
             return
         agenda, total = self.agenda, self.total_iterations
         epoch = self.epoch if self.iteration else self.epoch - 1  # that of the last iteration
-        with self._evaluating():
-            summary_dict = self._validate(loader, epoch)
-        improved = [best for best in self.trackers if best.update(summary_dict)]
-        self.curves.add_scalars("val", summary_dict, epoch, total)
+        self.curves.at = total
+        with self.curves.block():
+            with self._evaluating():
+                summary_dict = self._validate(loader, epoch)
+            improved = [best for best in self.trackers if best.update(summary_dict)]
+            self.curves.add_scalars("val", summary_dict, epoch, total)
         add_log(f"epoch {epoch} | val | {format_scalars(summary_dict)}")
         for step in self.steps.values():
             step.step_plateau(summary_dict.get(self.best.metric or ""))
@@ -311,7 +350,7 @@ class TrainerBase(metaclass=ABCMeta):
         if shown:  # the whole set has fewer samples
             draw()
         for name, figure in self.metric.draw().items() if progress.save_progress_val else ():
-            self.curves.add_figure("val", name, figure, self.total_iterations)
+            self.curves.add("figure", f"val/{name}", figure, self.total_iterations)
         self.after_val_epoch(epoch, summary_dict)
         return summary_dict
 
@@ -362,6 +401,6 @@ class TrainerBase(metaclass=ABCMeta):
     def draw(self, split: str, epoch: int, iteration: int, data_dict: dict, output_dict: dict) -> None:
         """Record what ``render_progress_imgs`` makes of a batch."""
         file = f"epoch{epoch:06d}_iter{iteration:06d}.png" if self.config.progress.local_progress else None
-        total = self.total_iterations
         for name, image in self.render_progress_imgs(data_dict, output_dict).items():
-            self.curves.add_image(split, name, image, total, Path(name) / file if file else None)
+            path = Path(split, name, file) if file else None
+            self.curves.add("image", f"{split}/{name}", image, self.total_iterations, file=path)

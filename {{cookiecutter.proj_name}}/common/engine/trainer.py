@@ -15,9 +15,8 @@ from common.data.loader import stop_workers
 from common.engine import parts
 from common.engine.agenda import is_due
 from common.engine.base_trainer import TrainerBase
-from common.log import activations
+from common.log import named_tensors
 from common.log.console import Progress, add_log
-from common.log.curves import Curves
 from common.run.distributed import barrier
 from common.run.launch import explain
 from common.run.seed import random_state_kept
@@ -53,8 +52,12 @@ class Trainer(TrainerBase):
 
     inspector: Any = None  # of the room diagnose, where debug asks for it
 
-    def run(self) -> None:
-        """Train to the end, from the beginning or from the session's checkpoint."""
+    def run(self) -> dict[str, float]:
+        """Train to the end, from the beginning or from the session's checkpoint.
+
+        Returns the results of the last validation in this call, and ``best_<metric>`` of the whole run for each
+        ``checkpoint.best_metric``.
+        """
         began = time.perf_counter()
         self.prepare()
         parts.start_banner(self)
@@ -73,6 +76,7 @@ class Trainer(TrainerBase):
                 raise named from error
             self.checkpointer.wait(is_last=True)
         parts.closing_summary(self, began)
+        return self.best.last | {best.file: best.best for best in self.trackers if best.best is not None}
 
     def prepare(self) -> None:
         """Make the parts that the loop needs, and take over the checkpoint."""
@@ -88,7 +92,6 @@ class Trainer(TrainerBase):
         self._train_step = in_precision(self.train_step, self.device, config.trainer.precision)
         self._val_step = in_precision(self.val_step, self.device, config.trainer.precision)
         self.check_best_metrics()
-        self.curves = Curves(session.folder)
         self.checkpointer = parts.make_checkpointer(self)
         if session.checkpoint and session.goes_on:
             parts.resume(self, session.checkpoint)
@@ -118,7 +121,8 @@ class Trainer(TrainerBase):
     def _train_epoch(self, epoch: int) -> None:
         agenda, counters, progress, stop = self.agenda, self.counters, self.progress, self.stop
         stop.is_sound = False
-        # Where a run resumes within an epoch, this hook has drawn its random numbers before.
+        # Where a run resumes within an epoch, this hook has drawn its random numbers and logged before.
+        self.curves.at = None if counters.iteration else counters.total_iterations
         with random_state_kept() if counters.iteration else nullcontext():
             self.before_train_epoch(epoch)
         for model in self.forms.bare.values():
@@ -131,7 +135,6 @@ class Trainer(TrainerBase):
         count, clock = self.batches.per_epoch, time.perf_counter
         run_iteration = self.inspector.run_iteration if self.inspector else self.run_iteration
         progress.restart_clock(counters.total_iterations)
-        stop.is_sound = True
         for iteration in range(counters.iteration, count):
             asked = clock()
             data_dict = next(batches, None)
@@ -153,6 +156,9 @@ class Trainer(TrainerBase):
         """Train on one batch: forward, backward, and an optimizer step where it closes its accumulation window."""
         counters, progress = self.counters, self.config.progress
         closes_window, weight, size = self.batches.window(iteration)
+        total = counters.total_iterations + 1
+        count = self.count(ahead=1) if self._counts_steps else total
+        self.curves.at = total if progress.iter_loss and count is not None and count % progress.iter_loss == 0 else None
         if self.batches.transform:
             data_dict = self.batches.transform(data_dict)
         if self.forms.syncs_by_hand:
@@ -173,23 +179,22 @@ class Trainer(TrainerBase):
             self.inspector.after_step()
         self.after_train_step(epoch, iteration, data_dict, output_dict, result_dict)
         counters.iteration = iteration + 1
-        counters.total_iterations += 1
+        counters.total_iterations = total
         if size:
             self.meters.update(result_dict, size)
         if progress.save_progress and (
             (iteration == 0 and is_due(progress.epoch_save_progress, epoch + 1))
-            or is_due(progress.iter_save_progress, self.count())
+            or is_due(progress.iter_save_progress, count)
         ):
             self.draw("train", epoch, iteration, data_dict, output_dict)
-        count = self.count() if self._counts_steps else counters.total_iterations
-        if progress.iter_loss and count is not None and count % progress.iter_loss == 0:
+        if self.curves.at is not None:
             self._log_iteration(epoch, iteration)
         if not self.progress.disable:
             self.progress.update()
         if closes_window and not self.batches.by_epoch:
             self._step_schedulers()
-        if activations.tensors:
-            activations.clear()
+        if named_tensors:
+            named_tensors.clear()
         if self._stepped:
             self._stepped = {}
 
@@ -262,6 +267,7 @@ class Trainer(TrainerBase):
         self.counters.epoch, self.counters.iteration = epoch + 1, 0
         summary_dict = self.meters.summary()
         self.meters.reset()
+        self.curves.at = self.total_iterations
         self.after_train_epoch(epoch, summary_dict)
         if is_due(self.config.progress.epoch_loss, epoch + 1):
             self.curves.add_scalars("train_epoch", summary_dict, epoch, self.total_iterations)

@@ -22,6 +22,7 @@ class BestTracker:
         self.file = f"best_{metric}".replace("/", "_")  # the name of its checkpoint
         self._patience, self._min_delta, self._places = patience, min_delta, keep if keep > 1 else 0
         self.best: float | None = None
+        self.last: dict[str, float] = {}  # the last summary
         self.top: list[tuple[float, str]] = []
         self._reference: float | None = None
         self._stale = 0
@@ -33,6 +34,7 @@ class BestTracker:
 
     def update(self, summary: Mapping[str, float]) -> bool:
         """Take in a validation's summary and return whether it is the best so far."""
+        self.last = dict(summary)
         if self.metric is None:
             return False
         self.check(summary)

@@ -20,6 +20,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE")
 DISK_ERRORS = {getattr(errno, name, None) for name in _DISK}
 _LINE = "{level: <7} | {message}"
+_default, _stream, _sinks = 0, sys.stderr, list[int]()  # loguru's own sink, where it writes to, and our sinks
 _complained: dict[str, float] = {}  # when, by what about
 
 
@@ -27,23 +28,44 @@ def setup_logger(file: Path | None = None, secrets: Iterable[str] = ()) -> None:
     """Send the log to the console and append it to a file, if one is given; ``secrets`` are hidden in every line.
 
     Lines pass through tqdm, so that they do not tear the progress bar. Ranks other than 0 show errors only, with their
-    rank in front.
+    rank in front. Sinks of loguru that others have added stay.
     """
-    secrets = set(secrets)
-    logger.remove()
-    logger.configure(patcher=lambda record: record.update(message=hide(record["message"], secrets)))
-    if get_rank() != 0:
-        logger.add(sys.stderr, level="ERROR", format=f"rank {get_rank()} | {{time:HH:mm:ss}} | {_LINE}")
-        return
-    logger.add(
-        lambda line: tqdm.write(line, file=sys.stderr, end=""),
-        level="INFO",
-        format="{time:HH:mm:ss} | " + _LINE,
-        colorize=sys.stderr.isatty(),
-        filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
+    _remove_sinks()
+    secrets, is_first = set(secrets), get_rank() == 0
+    _sinks.append(
+        logger.add(
+            lambda line: tqdm.write(hide(line, secrets), file=sys.stderr, end=""),
+            level="INFO" if is_first else "ERROR",
+            format=("" if is_first else f"rank {get_rank()} | ") + "{time:HH:mm:ss} | " + _LINE,
+            filter=lambda record: not (record["extra"].get("in_bar") and sys.stderr.isatty()),
+        )
     )
-    if file is not None:
-        logger.add(_LogFile(file), level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE)
+    if file is not None and is_first:
+        log = _LogFile(file, secrets)
+        _sinks.append(logger.add(log, level="DEBUG", format="{time:YYYY-MM-DD HH:mm:ss} | " + _LINE))
+
+
+def _remove_sinks() -> None:
+    while _sinks:
+        with suppress(ValueError):  # somebody else has removed it
+            logger.remove(_sinks.pop())
+
+
+@contextmanager
+def own_log() -> Iterator[None]:
+    """Let ``setup_logger`` take the place of loguru's own sink inside the ``with``."""
+    global _default
+    try:
+        logger.remove(_default)
+        is_there = True
+    except ValueError:
+        is_there = False
+    try:
+        yield
+    finally:
+        _remove_sinks()
+        if is_there:
+            _default = logger.add(_stream)
 
 
 def add_log(message: str, level: str = "INFO", in_bar: bool = False) -> None:
@@ -110,11 +132,11 @@ class GrowingFile:
 class _LogFile:
     """``train.log``, as loguru writes to it and closes it."""
 
-    def __init__(self, path: Path):
-        self._file = GrowingFile(path)
+    def __init__(self, path: Path, secrets: set[str]):
+        self._file, self._secrets = GrowingFile(path), secrets
 
     def write(self, message: str) -> None:
-        self._file.write(message.encode(errors="backslashreplace"))
+        self._file.write(hide(message, self._secrets).encode(errors="backslashreplace"))
 
     def stop(self) -> None:
         with suppress(RunError):

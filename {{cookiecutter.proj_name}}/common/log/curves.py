@@ -8,8 +8,10 @@ import math
 import os
 import re
 import socket
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import image as image_summary
+from torch.utils.tensorboard import summary as encoders
 
+from common.config.errors import one_line
 from common.log.console import GrowingFile, add_log, despite_disk_errors
 from common.run.distributed import master_only
 
@@ -29,7 +32,7 @@ _EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.(\d{9})\..*")
 
 
 class Curves:
-    """Records the scalars and pictures of an experiment in its ``event/`` and ``metrics.jsonl``; only rank 0 does.
+    """Records an experiment's scalars, pictures and texts in its ``event/`` and ``metrics.jsonl``; only rank 0 does.
 
     A checkpoint holds the length of each file, and a resume cuts the files back to it, so that no step appears twice. A
     run that starts anew in the same folder removes them.
@@ -37,8 +40,11 @@ class Curves:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self.at: int | None = None  # the step under which a trainer's log_text and the like record; None: they do not
         self._step, self._sizes = -1, {}
         self._files: dict[str, GrowingFile] = {}
+        self._before: dict | None = None  # the state before the block that has begun, and the names in it
+        self._in_block: set[str] | None = None
 
     @master_only
     def add_scalars(self, split: str, values: Mapping[str, float], epoch: int, step: int) -> None:
@@ -50,38 +56,45 @@ class Curves:
         self._files[_JSON].write(json.dumps(line).encode() + b"\n")
 
     @master_only
-    def add_image(self, split: str, name: str, image: torch.Tensor, step: int, file: Path | None = None) -> None:
-        """Record a picture (3, H, W) or (1, H, W), uint8 or floating in [0, 1], as ``<split>/<name>``.
+    def add(self, kind: str, tag: str, value: Any, step: int, *options: Any, file: Path | None = None) -> None:
+        """Record a ``text``, ``histogram``, ``figure``, ``image`` or ``audio`` as ``<split>/<name>``.
 
-        ``file``, relative to the experiment's ``progress/<split>/``, gets it as a PNG file too. What has another shape
-        is skipped with a warning.
+        ``Trainer.log_text`` and the methods beside it say what each takes. What has another form is skipped with a
+        warning. A picture goes to ``file``, relative to the experiment's ``progress/``, as a PNG file too.
         """
-        if not isinstance(image, torch.Tensor) or image.ndim != 3 or len(image) not in (1, 3):
-            found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
-            add_log(f"{split}/{name}: expected a picture (3, H, W) or (1, H, W), found {found}", "WARNING")
+        if self._in_block is not None and tag in self._in_block:
             return
-        pixels = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().byte()
-        summary = image_summary(f"{split}/{name}", pixels, dataformats="CHW")
+        try:
+            summary = _ENCODERS[kind](value, *options)
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            add_log(f"{tag}: cannot be recorded as {kind}, {one_line(error)}", "WARNING")
+            return
+        if self._in_block is not None:
+            self._in_block.add(tag)
+        summary.value[0].tag = tag
         self._write(summary, step)
         if file is not None:
-            path = self._folder / "progress" / split / file
+            path = self._folder / "progress" / file
             with despite_disk_errors():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(summary.value[0].image.encoded_image_string)
 
-    @master_only
-    def add_figure(self, split: str, name: str, figure: Any, step: int) -> None:
-        """Record a matplotlib figure as ``<split>/<name>``."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Record all that is added inside the ``with``, or nothing: a state taken before its end holds none of it.
 
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = torch.tensor(np.asarray(canvas.buffer_rgba())[..., :3])
-        self.add_image(split, name, pixels.permute(2, 0, 1), step)
+        Of the values of one name that are not scalars the first is recorded, such as that of the first batch.
+        """
+        self._before, self._in_block = self.state_dict(), set()
+        yield
+        self._before = self._in_block = None
 
     def state_dict(self) -> dict:
         """Return the last step recorded, and the length of each file in bytes."""
-        return {"step": self._step, "sizes": self._sizes | {name: file.size for name, file in self._files.items()}}
+        return self._before or {
+            "step": self._step,
+            "sizes": self._sizes | {name: file.size for name, file in self._files.items()},
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Cut the files back to those of ``state_dict``, as soon as there is something to record."""
@@ -115,6 +128,40 @@ class Curves:
         restart = SessionLog(status=SessionLog.START)
         self._events.write(Event(file_version="brain.Event:2", wall_time=time.time()).SerializeToString())
         self._events.write(Event(session_log=restart, step=self._step + 1).SerializeToString())
+
+
+def _floats(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu().double() if isinstance(value, torch.Tensor) else value, dtype=float)
+
+
+def _pixels(image: Any) -> torch.Tensor:
+    if not isinstance(image, torch.Tensor) or image.ndim != 3 or len(image) not in (1, 3):
+        found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+        raise ValueError(f"expected a tensor (3, H, W) or (1, H, W), found {found}")
+    return image if image.dtype == torch.uint8 else image.detach().float().clamp(0, 1).mul(255).round().byte()
+
+
+def _drawn(figure: Any) -> np.ndarray:
+    """Return a matplotlib figure as RGB, (H, W, 3), and close it if pyplot keeps it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not isinstance(figure, Figure):
+        raise TypeError(f"expected a matplotlib figure, found {type(figure).__name__}")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+_ENCODERS: dict[str, Callable[..., Summary]] = {
+    "text": lambda value: encoders.text("", f"{value}"),
+    "histogram": lambda value: encoders.histogram("", _floats(value), bins=64),
+    "figure": lambda value: encoders.image("", _drawn(value), dataformats="HWC"),
+    "image": lambda value: encoders.image("", _pixels(value), dataformats="CHW"),
+    "audio": lambda value, sample_rate: encoders.audio("", _floats(value).clip(-1, 1), sample_rate),
+}
 
 
 def write_tables(folder: Path, summary: dict[str, float], rows: list[dict], find_path: Callable[[int], Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import itertools
 import logging
 import os
 import re
@@ -10,10 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,18 +24,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from common.config.console import protect_console
+from common.config.console import is_command
 from common.config.errors import RunError, UserError, one_line
 from common.config.schema import Config
 from common.config.secrets import find_secrets, hide
-from common.log.console import DISK_ERRORS, add_log, setup_logger
+from common.log import named_tensors
+from common.log.console import DISK_ERRORS, add_log, own_log, setup_logger
 from common.run import distributed
-from common.run.seed import seed_everything
+from common.run.seed import random_state_kept, seed_everything
 from common.run.signals import ENDING, INTERRUPTED, SAVED, Interrupted, end_at_once, end_with_parent, handling
 from common.run.strategy import SHARDED, WHOLE, Strategy, choose_device, choose_strategy, gpu_numbers, make_strategy
 from common.state.experiment import leave_experiment, open_experiment
 
 OpenFolder = Callable[[Config], tuple[Path, Path | None]]
+_runs = itertools.count()  # of this process
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
@@ -59,16 +64,16 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
     """Start this process's share of a run, and end it well.
 
     This is one process, or one of those that ``torchrun`` or ``srun`` started. Where the config asks for several and
-    nobody has started them, this process starts them, waits, and exits as they do. ``open_folder`` finds or makes the
+    nobody has started them, a ``command`` starts them, waits, and exits as they do. ``open_folder`` finds or makes the
     run's folder on rank 0: ``open_experiment`` or ``open_results``.
 
-    The program's exit code: 0, done; 1, an error, of which a RunError is shown as one line and any other with its
+    A command's exit code: 0, done; 1, an error, of which a RunError is shown as one line and any other with its
     traceback; 2, a UserError, one line; 75, interrupted by SIGTERM, SIGUSR1 or SIGHUP and saved, to be started again;
-    130, interrupted by Ctrl-C.
+    130, interrupted by Ctrl-C. Elsewhere errors are raised, on every rank, and the process is left as it was: its
+    random numbers, signal handlers, log, environment and torch's settings.
     """
-    protect_console()
     secrets, neighbors = find_secrets(asdict(config)), []
-    with handling(end_at_once, until_the_end=True):
+    with process_kept(), own_log(), handling(end_at_once), ExitStack() as stack:
         setup_logger(secrets=secrets)
         try:
             if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -76,10 +81,16 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             adopt_slurm()
             name = _choose_processes(config)
             device = choose_device(config.gpu_ids, one_process=name == "dp")
+            if device.type == "cuda":
+                stack.enter_context(torch.cuda.device(device))
+            stack.enter_context(random_state_kept())
+            stack.callback(_leave_group)
             neighbors = start_process_group(config, device, name)
             strategy = make_strategy(name, config, device)
             folder, checkpoint = _open_on_rank_0(open_folder, config)
             setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
+            if config.trainer.compile and not is_command():
+                stack.callback(torch.compiler.reset)  # whose store of compiled code would fill up
             seed_everything(config.trainer.seed + distributed.get_data_rank(), config.trainer.deterministic)
             keep_freed_memory()
             goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
@@ -87,14 +98,20 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             distributed.barrier()  # so that no rank closes its connections while another still uses them
         except Exception as error:
             with handling(lambda number: None):  # such as of a launcher that saw the other process end, too
-                _end_by(error, secrets, neighbors)
+                add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
+                named = _name_failure(error, secrets)
+                distributed.let_threads_rest()
+                if is_command():
+                    stack.pop_all()  # the others are to hear of this process only when it has said why it ends
+                    _end_by(named, secrets, neighbors if _describe_broken_group(error) else [])
+            if named is error:
+                raise
+            raise named from error
         except Interrupted as end:
             add_log(f"ended by {end.name}, exit code {end.code}", "WARNING")
-            _leave_group()
             raise
         finally:
             leave_experiment()
-        _leave_group()
 
 
 def _choose_processes(config: Config) -> str:
@@ -104,6 +121,9 @@ def _choose_processes(config: Config) -> str:
     if max(gpu_numbers(config.gpu_ids), default=-1) >= gpus:
         raise UserError(f"--gpu_ids {config.gpu_ids}: found {gpus} GPUs; -1 means the CPU")
     if not started and wanted > 1:
+        if not is_command():
+            way = f"run a script by torchrun --standalone --nproc_per_node {wanted}"
+            raise UserError(f"dist.nproc, gpu_ids: only a command starts several processes, found {wanted}; {way}")
         sys.exit(start_processes(wanted, config.dist.timeout))
     return name
 
@@ -170,16 +190,15 @@ def adopt_slurm() -> None:
 
 def start_process_group(config: Config, device: torch.device, strategy: str) -> list[int]:
     """Join the other processes of the run, and return the process ids of those on this machine."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     backend = config.dist.backend or ("nccl" if device.type == "cuda" else "gloo")
     timeout = timedelta(seconds=config.dist.timeout)
     with handling(None):
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-            if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-                # torchrun keeps one store for all its restarts, with the addresses of the last one still in it.
-                store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            # torchrun keeps one store, old addresses still in it, for all our runs, and on one machine all restarts.
+            is_alone = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+            restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0) if is_alone else 0
+            store = dist.PrefixStore(f"{restarts}.{next(_runs)}", store)
             dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
         elif strategy in SHARDED:  # these need a group even of one
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
@@ -188,7 +207,7 @@ def start_process_group(config: Config, device: torch.device, strategy: str) -> 
 
 
 def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path | None]:
-    """Open the folder on rank 0 and return the result on every rank; rank 0 raises its UserError, the others exit."""
+    """Open the folder on rank 0 and return the result on every rank, or raise its UserError, in a command once."""
     is_first = distributed.get_rank() == 0
     try:
         outcome = open_folder(config) if is_first else None
@@ -198,42 +217,75 @@ def _open_on_rank_0(open_folder: OpenFolder, config: Config) -> tuple[Path, Path
         outcome = UserError(f"{error.filename or config.name}: {error.strerror}")
     outcome = distributed.broadcast(outcome)
     if isinstance(outcome, UserError):
-        if is_first:
+        if is_first or not is_command():
             raise outcome
-        _leave_group()
         raise SystemExit(outcome.exit_code)
     return outcome
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of returning it, which halves the time of a mid-size step on a CPU."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 1 << 25)  # the most that every glibc accepts
-        mallopt(trim_threshold, (1 << 31) - 1)
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let glibc keep freed memory, which halves the time of a mid-size step on a CPU, or return it as by default."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if not hasattr(libc, "mallopt"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    libc.mallopt(mmap_threshold, 1 << 25 if keep else 1 << 17)  # the most that every glibc accepts
+    libc.mallopt(trim_threshold, (1 << 31) - 1 if keep else 1 << 17)
+    if not keep:
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Put back what a run sets in its process: the environment, torch's switches, the handler of a child's exit."""
+    environment, benchmark = dict(os.environ), torch.backends.cudnn.benchmark
+    mode = torch.get_deterministic_debug_mode()
+    child_exit = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
+        named_tensors.clear()
+        if child_exit is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, child_exit)
+        if not is_command():
+            gc.collect()  # the parts of a trainer refer to each other
+            keep_freed_memory(False)
 
 
 def _leave_group() -> None:
     distributed.let_threads_rest()
     if dist.is_initialized():
         dist.destroy_process_group()
+    distributed.share_samples(1)
+
+
+def _name_failure(error: Exception, secrets: set[str]) -> Exception:
+    """Return a RunError for a broken group or a disk, any other error as it is; those for people show no secrets."""
+    text = _describe_broken_group(error)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+    if text:
+        return RunError(hide(text, secrets))
+    if isinstance(error, UserError):
+        error.args = tuple(hide(f"{part}", secrets) for part in error.args)
+    return error
 
 
 def _end_by(error: Exception, secrets: set[str], neighbors: list[int]) -> None:
-    """Show an error, with its rank where there are several: one that is meant for people as one line."""
-    add_log("".join(traceback.format_exception(error)), "DEBUG")  # to the file
-    distributed.let_threads_rest()
+    """End a command by an error, which it shows with its rank: one that is meant for people as one line.
+
+    Of ``neighbors``, which wait for this process in vain, those on this machine are ended, too.
+    """
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    start, broken = f"{Path(sys.argv[0]).name}: {rank}", _describe_broken_group(error)
-    if broken:
-        error = RunError(broken)
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        error = RunError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}")
+    start = f"{Path(sys.argv[0]).name}: {rank}"
     if isinstance(error, UserError):
-        print(f"{start}error: {hide(str(error), secrets)}", file=sys.stderr, flush=True)
+        print(f"{start}error: {error}", file=sys.stderr, flush=True)
         # Those on this machine that hang or are stopped get a second in which to leave by themselves.
-        for number, seconds in ((signal.SIGCONT, 1.0), (signal.SIGKILL, 0.0)) if broken else ():
+        for number, seconds in ((signal.SIGCONT, 1.0), (signal.SIGKILL, 0.0)) if neighbors else ():
             for process in neighbors:
                 with suppress(OSError):
                     os.kill(process, number)

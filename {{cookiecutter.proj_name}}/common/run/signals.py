@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from common.config.console import write_at_once
+from common.config.console import is_command, write_at_once
 from common.run.distributed import get_rank
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
@@ -32,12 +32,12 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def handling(handler: Callable[[int], None] | None, until_the_end: bool = False) -> Iterator[None]:
+def handling(handler: Callable[[int], None] | None) -> Iterator[None]:
     """Let a function handle the signals that end a run, inside the ``with`` and in this process's main thread alone.
 
-    With None they end the process as the system does, while it waits where Python cannot handle them. With
-    ``until_the_end``, a process that leaves by ``Interrupted`` has saved and is about to exit: it ignores the signal of
-    a launcher that saw another process exit first.
+    With None they end the process as the system does, while it waits where Python cannot handle them. A command that
+    leaves by ``Interrupted`` has saved and is about to exit: it ignores the signal of a launcher that saw another
+    process exit first.
     """
     owner, is_main = os.getpid(), threading.current_thread() is threading.main_thread()
 
@@ -51,7 +51,7 @@ def handling(handler: Callable[[int], None] | None, until_the_end: bool = False)
     try:
         yield
     except Interrupted:
-        if until_the_end:
+        if is_command():
             before |= {number: signal.SIG_IGN for number in before if number != signal.SIGINT}
         raise
     finally:
@@ -65,7 +65,7 @@ def end_at_once(number: int) -> None:
 
 
 class StopRequest:
-    """Notes the first signal as ``number``, and does nothing else; a second Ctrl-C leaves at once."""
+    """Notes the first signal as ``number``, and does nothing else; a second Ctrl-C leaves a run at once."""
 
     def __init__(self):
         self.number: int | None = None
@@ -78,6 +78,8 @@ class StopRequest:
             if get_rank() == 0:
                 write_at_once(f"{signal.Signals(number).name}: saving after this step\n")
         elif number == signal.SIGINT and time.monotonic() - self._since > _REPEATED:
+            if not is_command():
+                raise KeyboardInterrupt
             os._exit(INTERRUPTED)
 
 

@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from common import __version__
 from common.config import dump_config
+from common.config.console import is_command
 from common.config.errors import UserError
 from common.config.schema import Config
 from common.config.secrets import find_secrets, has_secrets, hide, hide_in_code, redact
@@ -235,7 +236,8 @@ def _job_script(backup: Path, name: str) -> str:
     """Return a script that repeats the run under another name, with the same launcher and number of processes."""
     processes = get_world_size()
     python = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
-    command = shlex.join([*python.split(), sys.argv[0], "--config", str(backup.absolute()), "--name", name])
+    script = sys.argv[0] if is_command() else "train.py"
+    command = shlex.join([*python.split(), script, "--config", str(backup.absolute()), "--name", name])
     about = "# Repeats this run; further flags may follow, such as --name another_name or --gpu_ids 0."
     return f'#!/bin/sh\n{about}\ncd {shlex.quote(str(Path.cwd()))} || exit 1\nexec {command} "$@"\n'
 

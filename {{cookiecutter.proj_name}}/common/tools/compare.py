@@ -6,23 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.config.console import command
 from common.config.load import load_config
 from common.config.secrets import digest, redact
 from common.tools.curves import read_curves
-from common.tools.project import make_parser, one_line_errors
+from common.tools.project import make_parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Print each key that differs and, for two experiments, the last value of each curve."""
     parser = make_parser("compare", __doc__)
     parser.add_argument("one", type=Path, help="a config file, or an experiment's folder")
     parser.add_argument("other", type=Path, help="the other one")
     args = parser.parse_args(argv)
-    with one_line_errors():
-        print_table([("key", str(args.one), str(args.other)), *differences(*map(keys_of, (args.one, args.other)))])
-        if args.one.is_dir() and args.other.is_dir():
-            print()
-            print_table([("last value", str(args.one), str(args.other)), *side_by_side(args.one, args.other)])
+    print_table([("key", str(args.one), str(args.other)), *differences(*map(keys_of, (args.one, args.other)))])
+    if args.one.is_dir() and args.other.is_dir():
+        print()
+        print_table([("last value", str(args.one), str(args.other)), *side_by_side(args.one, args.other)])
 
 
 def keys_of(path: Path) -> dict[str, Any]:

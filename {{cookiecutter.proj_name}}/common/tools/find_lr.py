@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from common.config.console import command
 from common.config.errors import UserError
-from common.tools.project import groups_of, make_parser, one_line_errors, read_args, train_on, tried_trainer
+from common.tools.project import groups_of, make_parser, read_args, train_on, tried_trainer
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Write the curve as a picture, and print the learning rate at its steepest fall.
 
@@ -20,13 +22,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("lr.png"), help="the picture (default: %(default)s)")
     args, config = read_args(parser, argv)
-    with one_line_errors():
-        if not 0 < args.low < args.high or args.steps < 10:
-            raise UserError("--from, --to, --steps: expected 0 < from < to, and 10 steps at least")
-        with tried_trainer(config) as trainer:
-            rates, losses = try_rates(trainer, args.low, args.high, args.steps)
-        best = steepest(rates, losses)
-        draw(rates, losses, best).savefig(args.out, dpi=150)
+    if not 0 < args.low < args.high or args.steps < 10:
+        raise UserError("--from, --to, --steps: expected 0 < from < to, and 10 steps at least")
+    with tried_trainer(config) as trainer:
+        rates, losses = try_rates(trainer, args.low, args.high, args.steps)
+    best = steepest(rates, losses)
+    draw(rates, losses, best).savefig(args.out, dpi=150)
     print(f"{args.out}: the loss falls fastest at a learning rate of {best:.2g}")
 
 

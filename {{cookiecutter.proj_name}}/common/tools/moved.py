@@ -14,7 +14,7 @@ _TABLE = """
     signals=run.signals parallel=run.strategy,sharding shards=sharding.files shard_reader=sharding.reader
     checkpoint=state.checkpoint checkpoint_file=state.file continuity=state.resume_check experiment=state.experiment
     host_copy=state.checkpoint,run.strategy weights=state.file ema=optim.step updater=optim.step inputs=log.metric
-    endpoints=log.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
+    endpoints=diagnose.activations logger=log.console meters=log.metric monitor=log.curves progress=log.console
     selection=log.best debug=diagnose.gradients profiling=diagnose.profiling pictures=images.pictures
     datasets=data,data.dataset,images.reading,tools.download datasets.base_dataset=data,images.reading
     datasets.download=tools.download datasets.loader=data.loader datasets.sample_reader=data.dataset

@@ -10,8 +10,9 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from common.config.console import command
 from common.config.errors import UserError
-from common.tools.project import make_parser, one_line_errors, read_args, train_on, tried_trainer
+from common.tools.project import make_parser, read_args, train_on, tried_trainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,17 +23,17 @@ LEARNED = "learned by heart"
 _PATIENCE = 300  # a loss that has not fallen by 1% in so many steps has stopped falling
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Print the loss on its way down; exit with 1 unless it falls to the share of the first one."""
     parser = make_parser("overfit", __doc__)
     parser.add_argument("--steps", type=int, default=3000, help="at most (default: %(default)s)")
     parser.add_argument("--share", type=float, default=0.1, help="of the first loss (default: %(default)s)")
     args, config = read_args(parser, argv)
-    with one_line_errors():
-        if args.steps < 1 or not 0 < args.share < 1:
-            raise UserError("--steps, --share: expected 1 step at least, and a share between 0 and 1")
-        with tried_trainer(config) as trainer:
-            is_learned, text = overfit(trainer, args.steps, args.share)
+    if args.steps < 1 or not 0 < args.share < 1:
+        raise UserError("--steps, --share: expected 1 step at least, and a share between 0 and 1")
+    with tried_trainer(config) as trainer:
+        is_learned, text = overfit(trainer, args.steps, args.share)
     print(text)
     sys.exit(0 if is_learned else 1)
 

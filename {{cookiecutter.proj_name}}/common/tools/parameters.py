@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.tools.project import import_package, make_parser, one_line_errors, read_args
+from common.config.console import command
+from common.tools.project import import_package, make_parser, read_args
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Print the table of the model that a config describes, or of each of several."""
     _, config = read_args(make_parser("parameters", __doc__), argv)
     from common.config.build import build_model
 
-    with one_line_errors():
-        import_package()
-        several = {} if "type" in config.model or not config.model else config.model
-        for name, section in (several or {"model": config.model}).items():
-            if several:
-                print(f"{name}:")
-            print(parameter_table(build_model(section, f"model.{name}" if several else "model")))
+    import_package()
+    several = {} if "type" in config.model or not config.model else config.model
+    for name, section in (several or {"model": config.model}).items():
+        if several:
+            print(f"{name}:")
+        print(parameter_table(build_model(section, f"model.{name}" if several else "model")))
 
 
 def parameter_table(model: nn.Module) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from common.config.console import command
 from common.config.errors import UserError, nearest
 from common.tools.curves import read_curves
-from common.tools.project import make_parser, one_line_errors
+from common.tools.project import make_parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Write the picture and print its name."""
     parser = make_parser("plot", __doc__)
@@ -19,8 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keys", nargs="+", help="what to plot, such as loss accuracy (default: what val has)")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture (default: %(default)s)")
     args = parser.parse_args(argv)
-    with one_line_errors():
-        plot({name_of(run): read_curves(run) for run in args.runs}, args.keys).savefig(args.out, dpi=150)
+    plot({name_of(run): read_curves(run) for run in args.runs}, args.keys).savefig(args.out, dpi=150)
     print(args.out)
 
 

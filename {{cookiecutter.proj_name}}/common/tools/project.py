@@ -37,16 +37,6 @@ def read_args(parser: ArgumentParser, argv: list[str] | None) -> tuple[Namespace
     return args, load_config(rest)
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Show a UserError as one line, and exit with its code."""
-    try:
-        yield
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).stem}: error:", *str(error).split(), file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-
-
 def import_package() -> None:
     """Import the package of this project, whatever its name, so that what it registers is known.
 

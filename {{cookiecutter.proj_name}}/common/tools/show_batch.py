@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from common.config.console import command
 from common.config.errors import UserError
 from common.config.registry import open_room
 from common.config.schema import Config
 from common.state.experiment import classes_of
-from common.tools.project import import_package, make_parser, one_line_errors, read_args
+from common.tools.project import import_package, make_parser, read_args
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Write the picture and print its name."""
     parser = make_parser("show_batch", __doc__)
@@ -17,9 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=16, help="samples at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="the picture (default: %(default)s)")
     args, config = read_args(parser, argv)
-    with one_line_errors():
-        import_package()
-        draw_batch(config, args.split, args.count, args.out)
+    import_package()
+    draw_batch(config, args.split, args.count, args.out)
     print(args.out)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from common.config.console import command
 from common.config.errors import UserError
-from common.tools.project import make_parser, one_line_errors
+from common.tools.project import make_parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Write ``<name>.txt`` for each set and print how many files it has."""
     parser = make_parser("split", __doc__)
@@ -24,25 +26,24 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from common.data import split_groups
 
-    with one_line_errors():
-        files = sorted(path.relative_to(args.folder).as_posix() for path in args.folder.rglob(args.pattern))
-        files = [name for name in files if (args.folder / name).is_file()]
-        if not files:
-            raise UserError(f"{args.folder}: no file {args.pattern} there")
-        if len(args.names) != len(args.shares):
-            raise UserError(f"--shares: expected {len(args.names)}, one for each name, found {len(args.shares)}")
-        try:
-            sets = split_groups([group_of(name, args.group) for name in files], args.shares, args.seed)
-        except ValueError as error:
-            raise UserError(f"--shares: {error}") from error
-        lists = [(args.out or args.folder) / f"{name}.txt" for name in args.names]
-        for path in lists:
-            if path.exists():
-                raise UserError(f"{path} exists and is not overwritten")
-        for path, rows in zip(lists, sets, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{files[row]}\n" for row in rows), encoding="utf-8")
-            print(f"{path}: {len(rows):,} files")
+    files = sorted(path.relative_to(args.folder).as_posix() for path in args.folder.rglob(args.pattern))
+    files = [name for name in files if (args.folder / name).is_file()]
+    if not files:
+        raise UserError(f"{args.folder}: no file {args.pattern} there")
+    if len(args.names) != len(args.shares):
+        raise UserError(f"--shares: expected {len(args.names)}, one for each name, found {len(args.shares)}")
+    try:
+        sets = split_groups([group_of(name, args.group) for name in files], args.shares, args.seed)
+    except ValueError as error:
+        raise UserError(f"--shares: {error}") from error
+    lists = [(args.out or args.folder) / f"{name}.txt" for name in args.names]
+    for path in lists:
+        if path.exists():
+            raise UserError(f"{path} exists and is not overwritten")
+    for path, rows in zip(lists, sets, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{files[row]}\n" for row in rows), encoding="utf-8")
+        print(f"{path}: {len(rows):,} files")
 
 
 def group_of(name: str, pattern: str | None) -> str:

@@ -16,6 +16,7 @@ from unittest import mock
 
 import yaml
 
+from common.config.console import command
 from common.config.load import dump_config, load_config
 from common.config.schema import Config, OptimizerConfig
 
@@ -50,7 +51,8 @@ class ConfigTest(unittest.TestCase):
     def exits(self, code, argv):
         """Return stdout and stderr of a call that must end with this exit code."""
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), self.assertRaises(SystemExit) as end:
+        streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+        with streams[0], streams[1], self.assertRaises(SystemExit) as end, command():
             load_config(list(argv))
         self.assertEqual(end.exception.code, code, err.getvalue())
         return out.getvalue(), err.getvalue()
@@ -480,7 +482,8 @@ class TestProcess(ConfigTest):
         code = (
             "import atexit, sys; sys.argv[0] = 'train.py'\n"
             "atexit.register(lambda: print('torch' in sys.modules))\n"
-            "from common.config import load_config; print(load_config().optim.lr)"
+            "from common.config import command, load_config\n"
+            "with command(): print(load_config().optim.lr)"
         )
         command = [sys.executable, "-c", code, *argv]
         return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
@@ -523,7 +526,7 @@ class TestAnything(ConfigTest):
     def one_line_or_config(self, argv):
         err = io.StringIO()
         try:
-            with contextlib.redirect_stderr(err):
+            with contextlib.redirect_stderr(err), command():
                 self.assertIsInstance(load_config(argv), Config)
         except SystemExit as end:
             self.assertEqual(end.code, 2)

@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 from urllib.parse import quote
 
+from common.config.console import command
 from common.config.load import load_config
 from common.config.secrets import digest, find_secrets, hide, hide_in_code, redact
 
@@ -23,7 +24,8 @@ import torch
 from torch import nn
 
 from common import (
-    DATASET_REGISTRY, ArrayDataset, Trainer, UserError, add_log, build_loader, build_optimizer, launch, load_config
+    DATASET_REGISTRY, ArrayDataset, Trainer, UserError, add_log, build_loader, build_optimizer, command, launch,
+    load_config
 )
 
 ACCESS_TOKEN = "canary-in-code"
@@ -50,9 +52,10 @@ class Gossip(Trainer):
 
     val_step = train_step
 
-config = load_config()
-with launch(config) as session:
-    Gossip(config, session).run()
+with command():
+    config = load_config()
+    with launch(config) as session:
+        Gossip(config, session).run()
 """
 SETTINGS = """
 # keys:
@@ -204,7 +207,7 @@ class TestCanaries(unittest.TestCase):
 
     def refused(self, *flags):
         said = io.StringIO()
-        with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+        with contextlib.redirect_stderr(said), self.assertRaises(SystemExit), command():
             load_config(["--config", str(self.folder / "a.yaml"), *flags])
         self.assertIn(" error: ", said.getvalue())
         self.assertNotIn("canary", said.getvalue())

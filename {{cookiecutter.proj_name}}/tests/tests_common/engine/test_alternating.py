@@ -140,6 +140,7 @@ SCRIPT = """
     from dataclasses import replace
     import torch
     from common.run.distributed import get_rank
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import test_alternating as test
 
@@ -154,7 +155,7 @@ SCRIPT = """
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().train_step(epoch, iteration, data_dict)
 
-    with launch(config) as session:
+    with command(), launch(config) as session:
         Cut(config, session).run()
 """
 

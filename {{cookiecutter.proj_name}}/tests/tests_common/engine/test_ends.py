@@ -14,6 +14,7 @@ ENDING = """
     from torch.utils.data import DataLoader
     from common.data.loader import collate
     from common.run.distributed import get_rank
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import toy
     from tests.tests_common.processes import RegressionTrainer, make_config
@@ -40,7 +41,7 @@ ENDING = """
                     raise ZeroDivisionError("a mistake of mine")
 
     config = make_config(folder, name, 2, 1, 10, dist={"nproc": nproc, "timeout": 10 if how == "stop" else 60})
-    with launch(config) as session:
+    with command(), launch(config) as session:
         Ending(config, session).run()
 """
 

@@ -26,6 +26,7 @@ SCRIPT = """
     from common.config.schema import DistConfig
     from common.engine import BatchTester
     from common.run.distributed import get_rank
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import rich, toy
 
@@ -83,7 +84,7 @@ SCRIPT = """
         progress={**progress, "save_progress_val": True, "epoch_save_checkpoint": 1},
         name=name, resume="auto", dist=DistConfig(nproc=int(ranks), timeout=60),
     )
-    with launch(replace(config, dir=replace(config.dir, expr_dir=folder))) as session:
+    with command(), launch(replace(config, dir=replace(config.dir, expr_dir=folder))) as session:
         Writing(config, session).run()
 """
 

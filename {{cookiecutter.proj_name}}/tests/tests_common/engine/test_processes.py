@@ -20,6 +20,7 @@ SCRIPT = """
     import sys
     import torch
     from common.run.distributed import get_rank
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import test_several_optimizers as gan
     from tests.tests_common.engine import toy
@@ -34,7 +35,7 @@ SCRIPT = """
         config = toy.make_config({"accumulate": 3}, {"clip_gradients": 0.5}, {"iter_loss": 1}, batch_size=2)
         trainer_class, keys = toy.ToyEpochTrainer, {"dtype": torch.float64, "samples": 28}
     config = replace(config, gpu_ids=-1, name="run", dir=replace(config.dir, expr_dir=folder))
-    with launch(config) as session:
+    with command(), launch(config) as session:
         trainer = trainer_class(config, session, seed=get_rank(), **keys)
         if kind == "toy":  # batch-norm's statistics are a rank's own until they are made equal
             trainer.model[1] = torch.nn.BatchNorm1d(3, dtype=torch.float64)
@@ -48,6 +49,7 @@ CUT = """
     import os, signal, sys
     from dataclasses import replace
     from common.run.distributed import get_rank
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import rich
 
@@ -60,7 +62,7 @@ CUT = """
             if self.total_iterations + 1 == cut and get_rank() == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    with launch(config) as session:
+    with command(), launch(config) as session:
         Cut(config, session).run()
 """
 

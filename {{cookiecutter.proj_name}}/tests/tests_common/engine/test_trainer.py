@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from common.config.errors import UserError
-from common.log import activations as endpoints
 from common.state.file import read_checkpoint
 from tests import needs_room
 from tests.tests_common.engine import toy
@@ -408,34 +407,6 @@ class TestPlateau(unittest.TestCase):
         trainer = toy.ToyEpochTrainer(self.config("max"), toy.make_session(self))
         with self.assertRaisesRegex(UserError, "optim.lr_scheduler.mode: expected min"):
             trainer.run()
-
-
-class TestEndpoints(unittest.TestCase):
-    """Tensors from inside the model, for one iteration."""
-
-    def test_a_hook_reads_tensor_and_gradient(self):
-        norms = []
-
-        class Layer(nn.Linear):
-            def forward(self, x):
-                with endpoints.scope("head"):
-                    return endpoints.register("y", super().forward(x), retain_grad=True)
-
-        class Watched(toy.ToyEpochTrainer):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                self.model[2] = Layer(3, 1)
-
-            def before_train_step(self, epoch, iteration, data_dict):
-                norms.append(endpoints.names())
-
-            def after_backward(self, epoch, iteration, data_dict, output_dict, result_dict):
-                expected = 2 * (output_dict["y"] - data_dict["y"]) / len(data_dict["y"])
-                torch.testing.assert_close(endpoints.get("head/y").grad, expected)
-
-        Watched(toy.make_config(), toy.make_session(self)).run()
-        self.assertEqual(norms, [[]] * 2)
-        self.assertEqual(endpoints.names(), [])
 
 
 @needs_room("diagnose")

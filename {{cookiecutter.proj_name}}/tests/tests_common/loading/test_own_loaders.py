@@ -233,6 +233,7 @@ class TestSignals(unittest.TestCase):
         import sys, time
         from dataclasses import replace
         from torch.utils.data import DataLoader
+        from common.config.console import command
         from common.run.launch import launch
         from tests.tests_common.engine import rich
         from tests.tests_common.loading import test_own_loaders
@@ -252,7 +253,7 @@ class TestSignals(unittest.TestCase):
         if __name__ == "__main__":
             config = rich.make_config(name="run")
             config = replace(config, dir=replace(config.dir, expr_dir=sys.argv[1]))
-            with launch(config) as session:
+            with command(), launch(config) as session:
                 Own(config, session).run()
     """
 

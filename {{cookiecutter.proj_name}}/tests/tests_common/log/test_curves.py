@@ -1,20 +1,35 @@
 """TensorBoard and metrics.jsonl."""
 
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import unittest
+import wave
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from loguru import logger
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.log.curves import Curves
+
+
+@contextmanager
+def logged():
+    """Collect what is logged."""
+    said = []
+    number = logger.add(said.append, format="{message}")
+    try:
+        yield said
+    finally:
+        logger.remove(number)
 
 
 class TestCurves(unittest.TestCase):
@@ -49,7 +64,7 @@ class TestCurves(unittest.TestCase):
 
     def test_a_figure(self):
         figure = Figure(figsize=(2, 1), facecolor=(1, 0, 0))
-        self.curves.add_figure("val", "curve", figure, 3)
+        self.curves.add("figure", "val/curve", figure, 3)
         (event,) = self.read().Images("val/curve")
         self.assertEqual((event.step, event.width, event.height), (3, 200, 100))
 
@@ -148,8 +163,8 @@ class TestCurves(unittest.TestCase):
 
     def test_pictures(self):
         image = torch.rand(3, 5, 7)
-        self.curves.add_image("val", "guesses", image, 3, Path("guesses") / "a.png")
-        self.curves.add_image("val", "gray", image[:1], 3, Path("gray.png"))
+        self.curves.add("image", "val/guesses", image, 3, file=Path("val/guesses/a.png"))
+        self.curves.add("image", "val/gray", image[:1], 3, file=Path("val/gray.png"))
         self.assertEqual(set(self.read().Tags()["images"]), {"val/guesses", "val/gray"})
         pixels = np.asarray(Image.open(self.folder / "progress" / "val" / "guesses" / "a.png"))
         np.testing.assert_array_equal(pixels, (image * 255).round().byte().permute(1, 2, 0).numpy())
@@ -157,12 +172,14 @@ class TestCurves(unittest.TestCase):
 
     def test_what_is_no_picture_is_skipped(self):
         for image in (torch.rand(4, 5, 7), torch.rand(5, 7), torch.rand(2, 3, 5, 7), np.zeros((3, 5, 7))):
-            self.curves.add_image("val", "guesses", image, 3, Path("a.png"))
+            with self.subTest(image=image.shape), logged() as said:
+                self.curves.add("image", "val/guesses", image, 3, file=Path("a.png"))
+            self.assertRegex("".join(said), r"^val/guesses: cannot be recorded as image, expected a tensor \(3, H, W\)")
         self.assertEqual(list(self.folder.rglob("*.png")), [])
 
     def test_a_uint8_picture_is_recorded_as_it_is(self):
         image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
-        self.curves.add_image("val", "plain", image, 3, Path("a.png"))
+        self.curves.add("image", "val/plain", image, 3, file=Path("val/a.png"))
         (event,) = self.read().Images("val/plain")
         file = self.folder / "progress" / "val" / "a.png"
         self.assertEqual(file.read_bytes(), event.encoded_image_string)
@@ -171,11 +188,75 @@ class TestCurves(unittest.TestCase):
     def test_other_ranks_write_nothing(self):
         with mock.patch("common.run.distributed.get_rank", lambda: 1):
             self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
-            self.curves.add_image("val", "guesses", torch.rand(3, 5, 7), 3, Path("a.png"))
-            self.curves.add_figure("val", "curve", Figure(figsize=(2, 1)), 3)
+            self.curves.add("image", "val/guesses", torch.rand(3, 5, 7), 3, file=Path("a.png"))
             self.curves.load_state_dict(self.curves.state_dict())
             self.curves.close()
         self.assertFalse(self.folder.exists())
+
+    def test_texts_histograms_and_sounds(self):
+        self.curves.add("text", "train/note", "# one\ntwo", 3)
+        for name, values in {
+            "half": torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True),
+            "list": [1, 1, 1, 1, 1, 1],
+            "bools": np.ones(6, dtype=bool),
+        }.items():
+            self.curves.add("histogram", f"train/{name}", values, 3)
+        self.curves.add("audio", "train/sound", torch.linspace(-2, 2, 5), 3, 100)
+        events = self.read()
+        (text,) = events.Tensors("train/note")
+        self.assertEqual((text.step, text.tensor_proto.string_val), (3, [b"# one\ntwo"]))
+        for name in ("half", "list", "bools"):
+            (event,) = events.Histograms(f"train/{name}")
+            self.assertEqual((event.histogram_value.num, event.histogram_value.sum), (6, 6), name)
+        (sound,) = events.Audio("train/sound")
+        self.assertEqual((sound.sample_rate, sound.length_frames), (100, 5))
+        with wave.open(io.BytesIO(sound.encoded_audio_string)) as file:
+            values = np.frombuffer(file.readframes(5), "<i2")
+        self.assertEqual(values.tolist(), [-32767, -32767, 0, 32767, 32767])
+
+    def test_what_cannot_be_recorded_is_skipped_with_the_reason(self):
+        for kind, value, options in (
+            ("histogram", [float("nan"), 1.0], ()),
+            ("histogram", [], ()),
+            ("histogram", None, ()),
+            ("histogram", "abc", ()),
+            ("figure", None, ()),
+            ("audio", np.zeros((2, 9)), (100,)),
+            ("audio", [], (100,)),
+        ):
+            with self.subTest(kind=kind, value=value), logged() as said:
+                self.curves.add(kind, "train/a", value, 3, *options)
+            self.assertRegex("".join(said), f"^train/a: cannot be recorded as {kind}, [^\n]+\n$")
+        self.assertFalse(self.folder.exists())
+
+    def test_a_block_is_recorded_whole_or_not_at_all(self):
+        self.curves.add_scalars("train", {"loss": 1.0}, 0, 1)
+        with self.assertRaises(ZeroDivisionError), self.curves.block():
+            self.curves.add("text", "val/note", "lost", 1)
+            raise ZeroDivisionError
+        state = self.curves.state_dict()
+        self.curves.close()
+        self.curves = Curves(self.folder)
+        self.curves.load_state_dict(state)
+        with self.curves.block():
+            for text in ("first", "second"):
+                self.curves.add("text", "val/note", text, 1)
+            self.curves.add("text", "val/other", "too", 1)
+        self.assertNotEqual(self.curves.state_dict(), state)
+        with self.curves.block():
+            self.curves.add("text", "val/note", "next", 2)
+        events = self.read()
+        texts = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors("val/note")]
+        self.assertEqual(texts, [(1, b"first"), (2, b"next")])
+        self.assertEqual(len(events.Tensors("val/other")), 1)
+        self.assertEqual(len(events.Scalars("train/loss")), 1)
+
+    def test_a_figure_of_pyplot_is_closed(self):
+        from matplotlib import pyplot
+
+        pyplot.switch_backend("agg")
+        self.curves.add("figure", "train/curve", pyplot.figure(), 3)
+        self.assertEqual(pyplot.get_fignums(), [])
 
     def test_pillow_and_matplotlib_are_loaded_for_pictures_only(self):
         code = "import sys, common.log.curves; sys.exit(any(name in sys.modules for name in ('PIL', 'matplotlib')))"

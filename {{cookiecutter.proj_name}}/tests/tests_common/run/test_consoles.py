@@ -24,6 +24,7 @@ SCRIPT = """
     from dataclasses import replace
     from pathlib import Path
     from common.config.schema import DistConfig
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.engine import rich
 
@@ -42,7 +43,7 @@ SCRIPT = """
     keys = {"iter_save_checkpoint": 0, "iter_loss": 1, "epoch": 2}
     config = rich.make_config(progress=keys, dist=DistConfig(nproc=ranks, timeout=60), name=name, resume="auto")
     config = replace(config, dir=replace(config.dir, expr_dir=folder))
-    with launch(config) as session:
+    with command(), launch(config) as session:
         Talking(config, session).run()
 """
 BREAKS = ("dies", "closed", "full", "ascii", "stuck")

@@ -13,6 +13,7 @@ from unittest import mock
 
 from loguru import logger
 
+from common.config.console import command
 from common.config.errors import UserError
 from common.run.launch import choose_device, launch
 from common.run.signals import Interrupted
@@ -86,14 +87,14 @@ class TestDevice(unittest.TestCase):
 class TestWaysOut(unittest.TestCase):
     """How a run ends."""
 
-    def leave_by(self, error):
-        """Return what an error makes of a run: the exception that leaves it, the console and the log."""
+    def leave_by(self, error, context=command):
+        """Return what an error makes of a command's run: the exception that leaves it, the console and the log."""
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.addCleanup(logger.remove)
         config = toy.make_config(name="run", gpu_ids=-1)
         config = replace(config, dir=replace(config.dir, expr_dir=temporary.name))
-        with mock.patch("sys.stderr") as console, self.assertRaises(BaseException) as caught, launch(config):
+        with mock.patch("sys.stderr") as console, self.assertRaises(BaseException) as caught, context(), launch(config):
             raise error
         said = "".join(call.args[0] for call in console.write.call_args_list)
         return caught.exception, said, (Path(temporary.name) / "run" / "train.log").read_text()

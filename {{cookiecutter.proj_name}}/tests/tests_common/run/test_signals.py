@@ -12,6 +12,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+from common.config.console import command
 from common.run.signals import (
     Interrupted,
     StopRequest,
@@ -65,13 +66,22 @@ class TestHandling(unittest.TestCase):
 
     def test_a_second_ctrl_c_leaves_at_once_but_not_a_launchers_echo(self):
         request = StopRequest()
-        with mock.patch("os._exit") as leave, handling(request.note):
+        with mock.patch("os._exit") as leave, command(), handling(request.note):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             self.assertFalse(leave.called)
             with mock.patch("time.monotonic", lambda: request._since + 2):
                 os.kill(os.getpid(), signal.SIGINT)
             leave.assert_called_once_with(130)
+
+    def test_a_second_ctrl_c_does_not_end_a_notebook(self):
+        request = StopRequest()
+        with mock.patch("os._exit") as leave, handling(request.note):
+            os.kill(os.getpid(), signal.SIGINT)
+            later = mock.patch("time.monotonic", lambda: request._since + 2)
+            with self.assertRaises(KeyboardInterrupt), later:
+                os.kill(os.getpid(), signal.SIGINT)
+            leave.assert_not_called()
 
     def test_a_forked_helper_passes_over_the_first(self):
         with handling(end_at_once):
@@ -124,6 +134,7 @@ class TestProcess(unittest.TestCase):
         import sys, time
         from dataclasses import replace
         from pathlib import Path
+        from common.config.console import command
         from common.run.launch import launch
         from tests.tests_common.engine import rich
 
@@ -135,7 +146,7 @@ class TestProcess(unittest.TestCase):
 
         config = rich.make_config(worker=2, name="run")
         config = replace(config, dir=replace(config.dir, expr_dir=sys.argv[1]))
-        with launch(config) as session:
+        with command(), launch(config) as session:
             Slow(config, session).run()
     """
 

@@ -24,12 +24,13 @@ from tests.tests_common.processes import PROJECT
 # A run of one or two ranks that waits for a line on stdin, so that it lasts while others try.
 RUN = """
     import sys
+    from common.config.console import command
     from common.run.launch import launch
     from tests.tests_common.processes import RegressionTrainer, make_config
 
     folder, name, resume, nproc = sys.argv[1:5]
     config = make_config(folder, name, 2, 1, 2, resume=resume or None, dist={"nproc": int(nproc) or None})
-    with launch(config) as session:
+    with command(), launch(config) as session:
         if nproc == "0":
             print("holds", flush=True)
             sys.stdin.readline()

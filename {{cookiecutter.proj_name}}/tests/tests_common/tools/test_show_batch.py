@@ -64,7 +64,7 @@ class TestShowBatch(unittest.TestCase):
         shown = self.start("--config", "config.yaml", "--optim.lrr", "1", expect=2)
         self.assertRegex(shown, r"error: --optim.lrr: unknown key, did you mean '--optim.lr'\?\n$")
         shown = self.start("--config", "config.yaml", "--split", "val", expect=2)
-        self.assertEqual(shown, "show_batch: error: dataset.val: expected a section with a 'type', found nothing\n")
+        self.assertEqual(shown, "show_batch.py: error: dataset.val: expected a section with a 'type', found nothing\n")
         shown = self.start("--config", "config.yaml", "--dataset.val.type", "Features", "--split", "val", expect=2)
         expected = "dataset.val: expected images (batch, channels, H, W), found (16, 16)"
-        self.assertEqual(shown, f"show_batch: error: {expected}\n")
+        self.assertEqual(shown, f"show_batch.py: error: {expected}\n")

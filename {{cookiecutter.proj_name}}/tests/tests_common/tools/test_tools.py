@@ -194,7 +194,7 @@ class TestPlot(ToolsTest):
         self.start("plot", "experiments/one", "--out", "curves.png")
         self.assertGreater(Image.open(self.folder / "curves.png").width, 400)
         shown = self.start("plot", "experiments/one", "--keys", "lss", expect=2)
-        self.assertEqual(shown, "plot: error: --keys: no run has 'lss', did you mean 'loss'?\n")
+        self.assertEqual(shown, "plot.py: error: --keys: no run has 'lss', did you mean 'loss'?\n")
 
     def test_what_is_no_run(self):
         path = self.folder / "metrics.jsonl"
@@ -231,7 +231,7 @@ class TestModelTools(ToolsTest):
         self.assertRegex(shown, r"in 3\d\d steps: not learned: it has stopped falling, above 0\.1")
         self.assertEqual(list(self.folder.glob("experiments/*")), [])
         shown = self.start("overfit", "--config", "config.yaml", "--steps", "0", expect=2)
-        self.assertRegex(shown, "^overfit: error: --steps, --share: expected 1 step")
+        self.assertRegex(shown, "^overfit.py: error: --steps, --share: expected 1 step")
 
     def test_a_healthy_gpt_is_learned(self):
         (self.folder / "mine" / "__init__.py").write_text(TRAINER + GPT)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 
 from common.config.errors import nearest
+from common.log import named_tensors as tensors
 
-tensors: dict[str, torch.Tensor] = {}
 _scopes: list[str] = []
 
 

@@ -3,8 +3,10 @@
 import unittest
 
 import torch
+from torch import nn
 
-from common.log import activations
+from common.diagnose import activations
+from tests.tests_common.engine import toy
 
 
 class TestEndpoints(unittest.TestCase):
@@ -46,3 +48,31 @@ class TestEndpoints(unittest.TestCase):
         activations.register("features", torch.ones(1))
         with self.assertRaisesRegex(KeyError, "did you mean 'features'"):
             activations.get("feature")
+
+
+class TestInTraining(unittest.TestCase):
+    """Tensors from inside the model, for one iteration."""
+
+    def test_a_hook_reads_tensor_and_gradient(self):
+        norms = []
+
+        class Layer(nn.Linear):
+            def forward(self, x):
+                with activations.scope("head"):
+                    return activations.register("y", super().forward(x), retain_grad=True)
+
+        class Watched(toy.ToyEpochTrainer):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.model[2] = Layer(3, 1)
+
+            def before_train_step(self, epoch, iteration, data_dict):
+                norms.append(activations.names())
+
+            def after_backward(self, epoch, iteration, data_dict, output_dict, result_dict):
+                expected = 2 * (output_dict["y"] - data_dict["y"]) / len(data_dict["y"])
+                torch.testing.assert_close(activations.get("head/y").grad, expected)
+
+        Watched(toy.make_config(), toy.make_session(self)).run()
+        self.assertEqual(norms, [[]] * 2)
+        self.assertEqual(activations.names(), [])
