@@ -39,8 +39,12 @@ def delete(project, room):
     if room == "deploy":
         shutil.rmtree(project / "custom/tasks")
         shutil.rmtree(project / "tests/tests_custom/tasks")
-        for name in ("predict.py", "export.py", "serve.py", "tests/browser.py"):
+        for name in "predict.py export.py serve.py tests/browser.py requirements-deploy.txt notebook.ipynb".split():
             (project / name).unlink()
+        text = (project / "pyproject.toml").read_text()
+        (project / "pyproject.toml").write_text(re.sub(r".*# for deploy\n", "", text))
+        text = (project / "Dockerfile").read_text()
+        (project / "Dockerfile").write_text(re.sub(r" (-r /tmp/)?requirements-deploy.txt", "", text))
     mark = re.compile(rf"# room:.*\b{room}\b.*\n")
     for path in (project / "configs").iterdir():
         lines = path.read_text().splitlines(keepends=True)

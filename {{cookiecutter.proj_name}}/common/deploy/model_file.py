@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,10 +124,13 @@ def ready(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def import_own_package() -> None:
-    """Import the packages beside ``common`` that have a folder ``tasks``, so that what they register is known."""
+    """Import the package of tasks beside ``common``, or of an installed project, so that what it registers is known."""
     root = Path(common.__file__).resolve().parents[1]
-    for init in sorted(root.glob("*/tasks/__init__.py")):
-        importlib.import_module(f"{init.parents[1].name}.tasks")
+    names = [f"{init.parents[1].name}.tasks" for init in sorted(root.glob("*/tasks/__init__.py"))]
+    if not (root / "pyproject.toml").is_file():  # but among all the packages that are installed there
+        names = [entry.value for entry in entry_points(group="common.tasks")]
+    for name in names:
+        importlib.import_module(name)
 
 
 def about_text(about: About) -> str:
