@@ -72,6 +72,7 @@ KEPT = {
 # "# for <rooms>" stands behind what only these rooms need.
 ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
 ROOMS["deploy"] += """
+    common/export common/serve tests/tests_common/export tests/tests_common/serve
     predict.py export.py serve.py custom/tasks tests/tests_custom/tasks tests/browser.py
     requirements-deploy.txt notebook.ipynb
 """

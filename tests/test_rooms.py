@@ -37,6 +37,9 @@ def delete(project, room):
     shutil.rmtree(project / "common" / room)
     shutil.rmtree(project / "tests/tests_common" / room)
     if room == "deploy":
+        for name in ("export", "serve"):  # which are given its predictor
+            shutil.rmtree(project / "common" / name)
+            shutil.rmtree(project / "tests/tests_common" / name)
         shutil.rmtree(project / "custom/tasks")
         shutil.rmtree(project / "tests/tests_custom/tasks")
         for name in "predict.py export.py serve.py tests/browser.py requirements-deploy.txt notebook.ipynb".split():

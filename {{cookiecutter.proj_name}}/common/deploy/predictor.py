@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Predictor:
     def predict(self, samples: list[Sample]) -> list[Answer | InputError]:
         """Return the answer for each sample, or why there is none; those of one shape form a batch."""
         answers: list[Any] = [None] * len(samples)
-        for rows in group(samples):
+        for rows in _group(samples):
             try:
                 found = self._predict([samples[row] for row in rows])
             except Exception as error:  # whatever a model says of an input that it was not made for
@@ -120,13 +120,19 @@ class Predictor:
         batch = move_to(batch, torch.device("cpu"))
         return [self.task.answer(_case(batch, i), _case(output, i)) for i in range(len(samples))]
 
+    def batches(self, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
+        """Yield the batches that inputs form, those of one shape together; raise an InputError as ``read`` does."""
+        samples = [self.read(source) for source in sources]
+        for rows in _group(samples):
+            yield self.prepare([samples[row] for row in rows])
+
     def prepare(self, samples: list[Sample]) -> dict[str, Any]:
         """Return samples of one shape as a batch on the device, transformed as in the evaluation."""
         batch = move_to(default_collate(samples), self.device)
         return self._batch_transforms.on_batch(batch) if self._batch_transforms else batch
 
 
-def group(samples: Iterable[Sample]) -> list[list[int]]:
+def _group(samples: Iterable[Sample]) -> list[list[int]]:
     """Return the numbers of those samples that form a batch together: whose tensors have the same shapes."""
     groups: dict[Any, list[int]] = {}
     for number, sample in enumerate(samples):

@@ -5,8 +5,8 @@ import unittest
 from importlib.util import find_spec
 
 from tests.browser import CHROMIUM, Browser
-from tests.tests_common.deploy.test_server import MISSING, Server
 from tests.tests_common.deploy.toy import DeployTest
+from tests.tests_common.serve.test_server import MISSING, Server
 
 DONE = "document.getElementById('result').getAttribute('aria-busy') === 'false'"
 TEXT = "document.querySelector('main').innerText"
@@ -95,7 +95,7 @@ class TestPage(DeployTest):
 
     def test_names_are_no_markup(self):
         from common.deploy.predictor import Predictor
-        from common.deploy.server import Limits, _page
+        from common.serve.server import Limits, _page
 
         predictor = Predictor.from_checkpoint(self.checkpoint, "cpu")
         predictor.about.config["name"] = "</script><b>&"

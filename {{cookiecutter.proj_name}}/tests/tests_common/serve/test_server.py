@@ -213,7 +213,7 @@ class TestBatcher(unittest.TestCase):
     """Which requests share a batch."""
 
     def start(self, size=4):
-        from common.deploy.server import Batcher
+        from common.serve.server import Batcher
 
         predictor = _Counting()
         batcher = Batcher(predictor, size)
