@@ -38,9 +38,10 @@ class About:
         """Return the metadata of an exported file."""
         return {METADATA: json.dumps(asdict(self))}
 
-    def class_name(self, number: int) -> str:
-        """Return the name of a class, or its number as text."""
-        return self.classes[number] if self.classes and number < len(self.classes) else str(number)
+    def class_names(self, count: int) -> list[str]:
+        """Return the names of so many classes; a class without one is named by its number."""
+        known = (self.classes or [])[:count]
+        return known + [str(number) for number in range(len(known), count)]
 
 
 class Task(metaclass=ABCMeta):

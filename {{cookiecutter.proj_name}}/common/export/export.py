@@ -84,11 +84,14 @@ def _write(predictor: Predictor, format: str, path: Path, inputs: Inputs) -> Non
 def trace(model: torch.nn.Module, inputs: Inputs) -> ExportedProgram:
     """Return a model's graph, for any number of samples, and for any size that the model takes.
 
+    Sizes are all dimensions but the first, the samples, and the second, an image's channels, unless they are tokens.
+
     Raises:
         RunError: The model's code cannot be traced.
     """
     twice = tuple(torch.cat([value, value])[:2] for value in inputs)  # a batch of 1 would be taken for a constant
-    shapes = [{0: Dim.DYNAMIC, **dict.fromkeys(range(1, value.ndim), Dim.AUTO)} for value in twice]
+    sizes = [range(2 if value.is_floating_point() else 1, value.ndim) for value in twice]
+    shapes = [{0: Dim.DYNAMIC, **dict.fromkeys(dims, Dim.AUTO)} for dims in sizes]
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a page
             warnings.simplefilter("ignore")

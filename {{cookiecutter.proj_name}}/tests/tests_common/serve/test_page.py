@@ -109,7 +109,7 @@ class TestFiles(unittest.TestCase):
     """The pages come with the room."""
 
     def test_they_name_no_other_place(self):
-        folder = find_spec("common.deploy").submodule_search_locations[0]
+        folder = find_spec("common.serve").submodule_search_locations[0]
         for name in ("page.html", "docs.html"):
             with open(f"{folder}/{name}", encoding="utf-8") as file:
                 self.assertNotRegex(file.read(), r"https?://|url\(|@import|src=[\"']?[^\"' >]*//")
