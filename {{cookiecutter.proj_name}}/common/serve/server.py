@@ -258,17 +258,24 @@ def _body_of(predictor: Predictor) -> dict[str, Any]:
     return {"required": True, "content": {kind: {"schema": schema}, "multipart/form-data": {"schema": form}}}
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address; raise a UserError if that is impossible."""
+    try:
+        listener = socket.create_server((host, port), backlog=1024)
+    except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None) or 0  # negative: an unknown host, whose text is that of getaddrinfo
+        raise UserError(f"--host {host} --port {port}: {os.strerror(number) if number > 0 else error}") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms behind its head
+    return listener
+
+
 def serve(predictor: Predictor, host: str, port: int, limits: Limits) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what has arrived by then is answered.
 
     Raises:
         UserError: The address cannot be listened at.
     """
-    try:
-        listener = socket.create_server((host, port), backlog=1024)
-    except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None) or 0  # negative: an unknown host, whose text is that of getaddrinfo
-        raise UserError(f"--host {host} --port {port}: {os.strerror(number) if number > 0 else error}") from None
+    listener = listen(host, port)
     Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow's own error begins at twice the limit
     Image.init()
