@@ -2,7 +2,7 @@
 VENV ?= .venv
 PROJECT := {{cookiecutter.proj_name}}
 RUN := demo/my_project/experiments/digits
-REQUIREMENTS := requirements-dev.txt $(PROJECT)/requirements-dev.txt
+REQUIREMENTS := requirements-dev.txt $(foreach part,requirements requirements-dev requirements-deploy,$(PROJECT)/$(part).txt)
 INSTALLED := $(VENV)/.installed
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
@@ -42,7 +42,7 @@ bench: $(INSTALLED)  ## the engine beside loops by hand and its peers, which it 
 clean:  ## remove what the targets above made
 	rm -rf '$(VENV)' demo benchmarks/.venv
 
-$(INSTALLED): $(REQUIREMENTS) $(PROJECT)/requirements.txt constraints.txt
+$(INSTALLED): $(REQUIREMENTS) constraints.txt
 	python3 -m venv '$(VENV)'
 	python -m pip install $(foreach file,$(REQUIREMENTS),-r '$(file)') -c constraints.txt
 	touch '$@'

@@ -80,10 +80,14 @@ KEPT = {
     "all": set(PARTS),
 }
 # The folders of each room, and of the sample operators. In configs/*.yaml, a line that ends in "# room: <rooms>" needs
-# all of these rooms, and so does a whole file that begins with such a line. In requirements.txt, "# for <rooms>" stands
-# behind a package that only these rooms need.
+# all of these rooms, and so does a whole file that begins with such a line. In requirements.txt and pyproject.toml,
+# "# for <rooms>" stands behind what only these rooms need.
 ROOMS = {room: f"common/{room} tests/tests_common/{room}" for room in ANSWERS["__every_room"].split()}
-ROOMS["deploy"] += " predict.py export.py serve.py custom/tasks tests/tests_custom/tasks tests/browser.py"
+ROOMS["deploy"] += """
+    common/export common/serve tests/tests_common/export tests/tests_common/serve
+    predict.py export.py serve.py custom/tasks tests/tests_custom/tasks tests/browser.py
+    requirements-deploy.txt notebook.ipynb
+"""
 OPS = "custom/ops tests/tests_custom/ops scripts/install_ops.sh"
 
 
@@ -146,9 +150,10 @@ def leave_out(missing):
             path.unlink()
         elif kept != lines:
             path.write_text(re.sub(r"\n{3,}", "\n\n", "".join(kept)), encoding="utf-8")
-    lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not named_rooms(line, "for") or named_rooms(line, "for") - missing]
-    Path("requirements.txt").write_text("".join(kept), encoding="utf-8")
+    for path in (Path("requirements.txt"), Path("pyproject.toml")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not named_rooms(line, "for") or named_rooms(line, "for") - missing]
+        path.write_text("".join(kept), encoding="utf-8")
 
 
 def named_rooms(line, word):

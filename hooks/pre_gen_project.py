@@ -15,18 +15,18 @@ PROJECT = """
 """
 REQUIREMENTS = """
     torch numpy loguru tensorboard pyyaml jsonargparse tqdm kornia pillow torchmetrics matplotlib pre-commit pytest ruff
-    pyrefly setuptools
+    pyrefly setuptools fastapi uvicorn python-multipart safetensors onnx onnxscript onnxruntime
 """
 # The modules of these and of all that they require, and what they import where it is there, as tests/test_hostile.py
 # finds it in torch. What else is installed here is looked up.
 LIBRARIES = """
-    absl cfgv contourpy cv2 cycler dateutil distlib docstring_parser filelock fontTools fsspec functorch google grpc
-    identify iniconfig isympy jinja2 jsonargparse kiwisolver kornia kornia_rs lightning_utilities loguru markdown
-    markupsafe matplotlib mpl_toolkits mpmath networkx nodeenv numpy nvidia onnx packaging PIL pip pkg_resources
-    platformdirs pluggy pre_commit py pygments pylab pyparsing pyrefly pytest python_discovery ruff scipy setuptools
-    six sklearn sympy tensorboard tensorboard_data_server tensorflow timm tokenizers torch torchaudio torchdata
-    torchgen torchmetrics torchvision tqdm triton typeshed_client typing_extensions tzdata virtualenv werkzeug wheel
-    yaml
+    absl annotated_doc annotated_types anyio cfgv contourpy cv2 cycler dateutil distlib docstring_parser fastapi
+    filelock fontTools fsspec functorch google grpc h11 identify iniconfig isympy jinja2 jsonargparse kiwisolver kornia
+    kornia_rs lightning_utilities loguru markdown markupsafe matplotlib mpl_toolkits mpmath multipart networkx nodeenv
+    numpy nvidia onnx packaging PIL pip pkg_resources platformdirs pluggy pre_commit py pygments pylab pyparsing
+    pyrefly pytest python_discovery python_multipart ruff scipy setuptools six sklearn starlette sympy tensorboard
+    tensorboard_data_server tensorflow timm tokenizers torch torchaudio torchdata torchgen torchmetrics torchvision
+    tqdm triton typeshed_client typing_extensions typing_inspection tzdata uvicorn virtualenv werkzeug wheel yaml
 """
 IMPORTED = """
     aesara aiocontextvars aiohttp amdsmi antlr4 AppKit argcomplete attr attrs autolevparser backports bokeh boto3
@@ -69,13 +69,13 @@ def installed():
     """Return the modules of the requirements that are installed here, and of all that these may require."""
     seen, left = set(), REQUIREMENTS.split()
     while left:
-        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
+        name = distribution(left.pop())
         if name not in seen:
             seen.add(name)
             with contextlib.suppress(metadata.PackageNotFoundError):
                 left += [re.match(r"[\w.-]+", line)[0] for line in metadata.requires(name) or []]
     owners = {module: "\n".join(filter(None, names)) for module, names in metadata.packages_distributions().items()}
-    modules = {module for module, names in owners.items() if seen & set(re.sub(r"[-_.]+", "-", names).lower().split())}
+    modules = {module for module, names in owners.items() if seen & set(map(distribution, names.split()))}
     return modules | {name.replace("-", "_") for name in seen}
 
 
@@ -94,12 +94,19 @@ def text_fault(value):
     return None
 
 
+def distribution(name):
+    """Return the name of a package in the form in which pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower().rstrip("-")
+
+
 def folder_fault(name):
     """Return what is wrong with the project's name, or None."""
     if len(name) > 50:
         return "at most 50 characters"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name:
         return "one folder's name: letters, digits, '.', '_' and '-', first a letter or digit, no '..'"
+    if distribution(name) in REQUIREMENTS.split():
+        return "a free name: this one is a package that projects require"
     return None
 
 

@@ -18,7 +18,7 @@ BLANKS = [
 ]  # fmt: skip
 FOLDERS = """
     plain under_score dash-ed dot.ted 3d CamelCase ünïcode 名前 it's qu"ote back\\slash sl/ash ../up /abs/olute a/../b
-    ~ . .. ... a..b .hidden -dash --flag $HOME semi;colon star* {brace} <tag> `tick` C:
+    torch Pre.Commit_ ~ . .. ... a..b .hidden -dash --flag $HOME semi;colon star* {brace} <tag> `tick` C:
 """.split()
 PACKAGES = """
     plain under_score CamelCase custom ünïcode it's qu"ote back\\slash sl/ash ../up . -dash dash-ed dot.ted 3d _private
@@ -108,7 +108,8 @@ def test_choices(tmp_path, question, choice):
 
 
 def test_every_library_of_a_project_is_a_taken_name():
-    required = {re.match(r"[\w.-]+", line)[0] for line in (SOURCE / "requirements.txt").read_text().splitlines()}
+    lines = [line for path in SOURCE.glob("requirements*.txt") for line in path.read_text().splitlines()]
+    required = {re.match(r"[\w.-]+", line)[0] for line in lines}
     owners = importlib.metadata.packages_distributions()
     names = {name for name, owned in owners.items() if required & {owner.lower() for owner in owned}}
     assert {"torch", "yaml", "PIL", "jsonargparse"} <= names

@@ -38,10 +38,17 @@ def delete(project, room):
     shutil.rmtree(project / "common" / room)
     shutil.rmtree(project / "tests/tests_common" / room)
     if room == "deploy":
+        for name in ("export", "serve"):  # which are given its predictor
+            shutil.rmtree(project / "common" / name)
+            shutil.rmtree(project / "tests/tests_common" / name)
         shutil.rmtree(project / "custom/tasks")
         shutil.rmtree(project / "tests/tests_custom/tasks")
-        for name in ("predict.py", "export.py", "serve.py", "tests/browser.py"):
+        for name in "predict.py export.py serve.py tests/browser.py requirements-deploy.txt notebook.ipynb".split():
             (project / name).unlink()
+        text = (project / "pyproject.toml").read_text()
+        (project / "pyproject.toml").write_text(re.sub(r".*# for deploy\n", "", text))
+        text = (project / "Dockerfile").read_text()
+        (project / "Dockerfile").write_text(re.sub(r" (-r /tmp/)?requirements-deploy.txt", "", text))
     mark = re.compile(rf"# room:.*\b{room}\b.*\n")
     for path in (project / "configs").iterdir():
         lines = path.read_text().splitlines(keepends=True)

@@ -13,18 +13,22 @@ def main() -> None:
     parser.add_argument("--dir.data_dir", dest="data_dir", metavar="DIR", help="root of all data sets, if it has moved")
     words, rest = parser.parse()
     with plain_ends():
-        predictor = open_predictor(words, rest)
         # Imported late, so that --help and a mistake in a flag are answered before torch is loaded.
         from pathlib import Path
 
-        from common.deploy.export import export
-        from common.deploy.hub import export_folder
+        from common.deploy.model_file import find_file, need
+        from common.deploy.predict import find_inputs
+        from common.export.export import PACKAGES, export
+        from common.export.hub import export_folder
 
-        output = Path(words.output)
+        for package in PACKAGES[words.format]:
+            need(package, f"--format {words.format}")
+        predictor, output = open_predictor(words, rest), Path(words.output)
+        given = find_inputs(words.input)[1] if words.input else None
         if words.format == "hub":
-            difference = export_folder(predictor, Path(words.model_pt), output, words.input, words.data_dir)
+            difference = export_folder(predictor, find_file(Path(words.model_pt)), output, given, words.data_dir)
         else:
-            difference = export(predictor, words.format, output, words.input, words.data_dir)
+            difference = export(predictor, words.format, output, given, words.data_dir)
         print(f"{output}: written; its outputs differ from the checkpoint's by {difference:.1e} at most")
 
 

@@ -20,7 +20,7 @@ def main() -> None:
 
         for package in ("fastapi", "uvicorn", "multipart"):
             need(package, "serve.py")
-        from common.deploy.server import Limits, serve
+        from common.serve.server import Limits, serve
 
         limits = Limits(words.batch_size, words.max_requests, words.max_mb, words.max_mp, words.timeout)
         serve(open_predictor(words, rest), words.host, words.port, limits)

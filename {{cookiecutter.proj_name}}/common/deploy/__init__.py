@@ -1,1 +1,1 @@
-"""Room: a checkpoint in use. Predictions from Python, on files and over HTTP, and exports for other programs."""
+"""Room: a checkpoint in use. Predictions from Python and on files."""

@@ -6,7 +6,8 @@ import importlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,10 @@ import torch
 import common
 from common.config.build import build_model
 from common.config.errors import UserError, closest, one_line
-from common.deploy.task import About
+from common.deploy.task import METADATA, About
 from common.state.checkpoint import find_newest
-from common.state.file import load_exactly, load_matching, read_plain
+from common.state.file import load_exactly, read_plain
 
-KEY = "about"  # the name of the metadata
 _VERSIONS = "classes", "engine", "format"  # in a checkpoint, beside the config
 WEIGHTS = "model.safetensors"  # in a folder to publish
 
@@ -71,22 +71,18 @@ def _open_checkpoint(path: Path, device: torch.device, sections: dict[str, Any])
 
 
 def _open_safetensors(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
-    safetensors = need("safetensors.torch", str(path))
     with need("safetensors", str(path)).safe_open(path, "pt") as file:
-        about = parse_about((file.metadata() or {}).get(KEY), path, sections)
+        about = parse_about((file.metadata() or {}).get(METADATA), path, sections)
     model = build(about.config)
-    weights, expected = safetensors.load_file(path), model.state_dict()
-    wrong = load_matching(model, weights, str(path))
-    if wrong or weights.keys() != expected.keys():
-        raise UserError(f"{path}: does not fit {type(model).__name__}: {wrong[0]}")
+    need("safetensors.torch", str(path)).load_model(model, path)
     return ready(model, device), about
 
 
 def _open_pt2(path: Path, device: torch.device, sections: dict[str, Any]) -> tuple[Callable, About]:
-    extra = {KEY: ""}
+    extra = {METADATA: ""}
     logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # a damaged file is told in one line
     program = torch.export.load(path, extra_files=extra)
-    about = parse_about(extra[KEY], path, sections)
+    about = parse_about(extra[METADATA], path, sections)
     if device.type != "cpu":
         program = torch.export.passes.move_to_device_pass(program, device)
     return program.module(), about
@@ -107,7 +103,7 @@ def _open_onnx(path: Path, device: torch.device, sections: dict[str, Any]) -> tu
         outputs = [torch.from_numpy(value).to(inputs[0].device) for value in session.run(None, values)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    return model, parse_about(session.get_modelmeta().custom_metadata_map.get(KEY), path, sections)
+    return model, parse_about(session.get_modelmeta().custom_metadata_map.get(METADATA), path, sections)
 
 
 def build(config: dict[str, Any]) -> torch.nn.Module:
@@ -125,15 +121,13 @@ def ready(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def import_own_package() -> None:
-    """Import the packages beside ``common`` that have a folder ``tasks``, so that what they register is known."""
+    """Import the package of tasks beside ``common``, or of an installed project, so that what it registers is known."""
     root = Path(common.__file__).resolve().parents[1]
-    for init in sorted(root.glob("*/tasks/__init__.py")):
-        importlib.import_module(f"{init.parents[1].name}.tasks")
-
-
-def about_text(about: About) -> str:
-    """Return what a file is to say of itself, as JSON."""
-    return json.dumps(asdict(about))
+    names = [f"{init.parents[1].name}.tasks" for init in sorted(root.glob("*/tasks/__init__.py"))]
+    if not (root / "pyproject.toml").is_file():  # but among all the packages that are installed there
+        names = [entry.value for entry in entry_points(group="common.tasks")]
+    for name in names:
+        importlib.import_module(name)
 
 
 def parse_about(text: str | None, path: Path, sections: dict[str, Any]) -> About:

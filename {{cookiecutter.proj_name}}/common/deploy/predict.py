@@ -87,15 +87,15 @@ class _Inputs(Dataset):
     """The samples of files, or why they cannot be read."""
 
     def __init__(self, predictor: Predictor, paths: list[Path]):
-        self.predictor, self.paths = predictor, paths
+        self.predictor = predictor
+        self.sources = [_standard_input(predictor)] if paths == [Path("-")] else paths
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def __getitem__(self, index: int) -> tuple[int, Sample | InputError]:
-        path = self.paths[index]
         try:
-            return index, self.predictor.read(_standard_input(self.predictor) if path == Path("-") else path)
+            return index, self.predictor.read(self.sources[index])
         except InputError as error:
             return index, error
 

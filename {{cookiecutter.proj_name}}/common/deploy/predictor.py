@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from common.config.errors import UserError, one_line
 from common.config.registry import open_room
 from common.deploy.model_file import import_own_package, open_model
 from common.deploy.task import TASK_REGISTRY, About, Source
-from common.run.strategy import choose_device, map_nested, move_to
+from common.run.strategy import choose_device, move_to
 
 Sample = dict[str, Any]
 Answer = dict[str, Any]
@@ -103,7 +103,7 @@ class Predictor:
     def predict(self, samples: list[Sample]) -> list[Answer | InputError]:
         """Return the answer for each sample, or why there is none; those of one shape form a batch."""
         answers: list[Any] = [None] * len(samples)
-        for rows in group(samples):
+        for rows in _group(samples):
             try:
                 found = self._predict([samples[row] for row in rows])
             except Exception as error:  # whatever a model says of an input that it was not made for
@@ -118,7 +118,14 @@ class Predictor:
         batch = self.prepare(samples)
         output = move_to(self.task.forward(self.model, batch), torch.device("cpu"))
         batch = move_to(batch, torch.device("cpu"))
-        return [self.task.answer(_case(batch, i), _case(output, i)) for i in range(len(samples))]
+        cases = zip(_cases(batch, len(samples)), _cases(output, len(samples)), strict=True)
+        return [self.task.answer(*case) for case in cases]
+
+    def batches(self, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
+        """Yield the batches that inputs form, those of one shape together; raise an InputError as ``read`` does."""
+        samples = [self.read(source) for source in sources]
+        for rows in _group(samples):
+            yield self.prepare([samples[row] for row in rows])
 
     def prepare(self, samples: list[Sample]) -> dict[str, Any]:
         """Return samples of one shape as a batch on the device, transformed as in the evaluation."""
@@ -126,7 +133,7 @@ class Predictor:
         return self._batch_transforms.on_batch(batch) if self._batch_transforms else batch
 
 
-def group(samples: Iterable[Sample]) -> list[list[int]]:
+def _group(samples: Iterable[Sample]) -> list[list[int]]:
     """Return the numbers of those samples that form a batch together: whose tensors have the same shapes."""
     groups: dict[Any, list[int]] = {}
     for number, sample in enumerate(samples):
@@ -144,14 +151,14 @@ def _pipeline(section: dict[str, Any], where: str, name: str) -> Any:
     return open_room("vision.pipeline", where).Pipeline(section[name], where) if section.get(name) else None
 
 
-def _case(data: dict[str, Any], index: int) -> dict[str, Any]:
-    """Return one sample of a batch: each tensor and list without its first dimension."""
-
-    def take(_path: tuple, value: Any) -> Any:
-        sized = isinstance(value, list) or (torch.is_tensor(value) and value.ndim > 0)
-        return value[index] if sized else value
-
-    return map_nested(data, take)
+def _cases(data: Any, count: int) -> Sequence[Any]:
+    """Return the samples of a batch: of each tensor and list, what is at one place of its first dimension."""
+    if isinstance(data, dict):
+        columns = [_cases(value, count) for value in data.values()]
+        return [dict(zip(data, row, strict=True)) for row in zip(*columns, strict=True)] if data else [{}] * count
+    if torch.is_tensor(data) and data.ndim > 0:
+        return data.unbind()
+    return data if isinstance(data, list) else [data] * count
 
 
 def _reason(error: Exception) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from common.config.registry import Registry
 
 TASK_REGISTRY = Registry("task")
+METADATA = "about"  # its name in an exported file
 Source = Any  # a Path, an open binary file, text, or an array
 
 
@@ -32,9 +34,14 @@ class About:
     format: int = 1
     """The version of the file's layout."""
 
-    def class_name(self, number: int) -> str:
-        """Return the name of a class, or its number as text."""
-        return self.classes[number] if self.classes and number < len(self.classes) else str(number)
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of an exported file."""
+        return {METADATA: json.dumps(asdict(self))}
+
+    def class_names(self, count: int) -> list[str]:
+        """Return the names of so many classes; a class without one is named by its number."""
+        known = (self.classes or [])[:count]
+        return known + [str(number) for number in range(len(known), count)]
 
 
 class Task(metaclass=ABCMeta):
@@ -75,6 +82,14 @@ class Task(metaclass=ABCMeta):
             data_dict: The sample, as the model was given it.
             output_dict: The model's output for it, on the CPU.
         """
+
+    def says(self) -> str:
+        """Return the first line of the class's docstring, for people who try the model."""
+        return (type(self).__doc__ or "").strip().partition("\n")[0]
+
+    def colors(self) -> list[tuple[int, int, int]]:
+        """Return the color in which pictures show each class; two if there are no names of classes."""
+        return [color_of(number) for number in range(max(2, min(256, len(self.about.classes or ()))))]
 
     def describe(self, answer: dict[str, Any]) -> str:
         """Return an answer as a few words, for the console."""

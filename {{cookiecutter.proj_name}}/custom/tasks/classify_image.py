@@ -43,14 +43,15 @@ class ClassifyImage(Task):
 
     def answer(self, data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the likeliest class with its probability, and the probabilities of all classes."""
-        probabilities = output_dict["logits"].float().softmax(dim=0)
-        guess = int(probabilities.argmax())
-        names = map(self.about.class_name, range(len(probabilities)))
+        probabilities = output_dict["logits"].float().softmax(dim=0).tolist()
+        confidence = max(probabilities)
+        guess = probabilities.index(confidence)
+        names = self.about.class_names(len(probabilities))
         return {
             "guess": guess,
-            "class": self.about.class_name(guess),
-            "confidence": float(probabilities[guess]),
-            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            "class": names[guess],
+            "confidence": confidence,
+            "probabilities": dict(zip(names, probabilities, strict=True)),
         }
 
     def describe(self, answer: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ class SegmentImage(Task):
         mask = predicted_classes(logits[None])[0]
         sure = logits.abs().sigmoid() if len(logits) == 1 else logits.softmax(dim=0).amax(dim=0)
         counts = torch.bincount(mask.flatten(), minlength=max(2, len(logits)))
-        shares = {self.about.class_name(number): share for number, share in enumerate((counts / mask.numel()).tolist())}
+        shares = dict(zip(self.about.class_names(len(counts)), (counts / mask.numel()).tolist(), strict=True))
         return {"shares": shares, "confidence": float(sure.mean()), "mask": mask_picture(mask)}
 
     def describe(self, answer: dict[str, Any]) -> str:

@@ -96,8 +96,8 @@ class ToyNameColor(Task):
     def answer(self, data_dict, output_dict):
         probabilities = output_dict["logits"].softmax(dim=0)
         guess = int(probabilities.argmax())
-        names = map(self.about.class_name, range(3))
-        answer = {"class": self.about.class_name(guess), "confidence": float(probabilities[guess])}
+        names = self.about.class_names(3)
+        answer = {"class": names[guess], "confidence": float(probabilities[guess])}
         answer["probabilities"] = dict(zip(names, probabilities.tolist(), strict=True))
         return answer | ({"mask": mask_picture(data_dict["image"].argmax(dim=0))} if self.draws else {})
 

@@ -29,9 +29,10 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from common.config.errors import UserError
-from common.deploy.predictor import Answer, InputError, Predictor, Sample
-from common.deploy.task import color_of
 
+Predictor = Any  # that of the room deploy
+Sample = dict[str, Any]
+Answer = dict[str, Any]
 _FOLDER = Path(__file__).parent
 _LARGEST_BATCH = 1 << 24  # values: larger inputs form smaller batches, which bounds the memory
 _READERS = 4  # threads that decode pictures
@@ -72,7 +73,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, sample: Sample) -> Future[Answer]:
-        """Return the answer to come for a sample; the future raises an InputError if there is none."""
+        """Return the answer to come for a sample; the future raises a UserError if there is none."""
         future: Future[Answer] = Future()
         self._queue.put((sample, future))
         return future
@@ -165,7 +166,7 @@ class _Service:
         try:
             data = await self._in_time(self._receive(request), 408, "the request took longer than")
             answer = await self._in_time(self._answer(data), 503, "the prediction took longer than")
-        except InputError as error:
+        except UserError as error:
             raise HTTPException(422, str(error)) from None
         except ClientDisconnect:
             return JSONResponse({"detail": "the client has gone"}, 400)  # which nobody reads
@@ -228,11 +229,10 @@ def _as_text(value: Any) -> Any:
 
 
 def _facts(predictor: Predictor, limits: Limits) -> dict[str, Any]:
-    about, kind = predictor.about, type(predictor.task)
-    facts = {"name": about.config.get("name", "model"), "task": kind.__name__, "accepts": predictor.task.accepts}
-    says = (kind.__doc__ or "").strip().partition("\n")[0]
-    colors = [f"rgb{color_of(number)}" for number in range(max(2, min(256, len(about.classes or ()))))]
-    return facts | {"says": says, "classes": about.classes, "colors": colors, "megabytes": limits.megabytes}
+    about, task = predictor.about, predictor.task
+    facts = {"name": about.config.get("name", "model"), "task": type(task).__name__, "accepts": task.accepts}
+    colors = [f"rgb{color}" for color in task.colors()]
+    return facts | {"says": task.says(), "classes": about.classes, "colors": colors, "megabytes": limits.megabytes}
 
 
 def _page(name: str, predictor: Predictor, limits: Limits) -> str:
@@ -258,17 +258,24 @@ def _body_of(predictor: Predictor) -> dict[str, Any]:
     return {"required": True, "content": {kind: {"schema": schema}, "multipart/form-data": {"schema": form}}}
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address; raise a UserError if that is impossible."""
+    try:
+        listener = socket.create_server((host, port), backlog=1024)
+    except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None) or 0  # negative: an unknown host, whose text is that of getaddrinfo
+        raise UserError(f"--host {host} --port {port}: {os.strerror(number) if number > 0 else error}") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms behind its head
+    return listener
+
+
 def serve(predictor: Predictor, host: str, port: int, limits: Limits) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what has arrived by then is answered.
 
     Raises:
         UserError: The address cannot be listened at.
     """
-    try:
-        listener = socket.create_server((host, port), backlog=1024)
-    except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None) or 0  # negative: an unknown host, whose text is that of getaddrinfo
-        raise UserError(f"--host {host} --port {port}: {os.strerror(number) if number > 0 else error}") from None
+    listener = listen(host, port)
     Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow's own error begins at twice the limit
     Image.init()

@@ -7,29 +7,29 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from common.config.errors import UserError
 from common.config.registry import find_room
-from common.deploy.export import export
-from common.deploy.model_file import WEIGHTS, find_file
-from common.deploy.predictor import Predictor
+from common.export.export import export
 from common.state.experiment import describe_environment
 from common.state.file import read_plain
 
+Predictor = Any  # that of the room deploy
 _PLACE = ("split", "epoch", "step", "time")
 _OWN = ("dir", "model_pt", "resume", "debug")  # what concerns the machine it was trained on alone
 
 
 def export_folder(
-    predictor: Predictor, model_pt: Path, folder: Path, given: str | None = None, data_dir: str | None = None
+    predictor: Predictor, checkpoint: Path, folder: Path, given: list[Path] | None = None, data_dir: str | None = None
 ) -> float:
     """Write a folder to publish, and return the largest difference between its model's outputs and the checkpoint's.
 
     Args:
         predictor: The model and its task.
-        model_pt: Its checkpoint; the curves and the results are those of the experiment that it lies in.
+        checkpoint: Its file; the curves and the results are those of the experiment that it lies in.
         folder: ``model.safetensors``, ``config.json``, ``README.md``, and ``curves.png`` and ``environment.txt`` if the
             checkpoint lies in an experiment. It must not exist, or be empty.
         given: Inputs to compare on, as for ``export``.
@@ -41,11 +41,10 @@ def export_folder(
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"--output {folder}: exists, and is not overwritten")
-    checkpoint = find_file(model_pt)
     run = checkpoint.parent.parent
     config = {key: value for key, value in predictor.about.config.items() if key not in _OWN}
-    public = Predictor(predictor.model, replace(predictor.about, config=config), predictor.device)
-    difference = export(public, "safetensors", folder / WEIGHTS, given, data_dir or _data_dir(predictor))
+    public = type(predictor)(predictor.model, replace(predictor.about, config=config), predictor.device)
+    difference = export(public, "safetensors", folder / "model.safetensors", given, data_dir or _data_dir(predictor))
     (folder / "config.json").write_text(json.dumps(asdict(public.about), indent=2) + "\n", encoding="utf-8")
     environment = run / "environment.txt"
     text = environment.read_text("utf-8") if environment.is_file() else describe_environment(predictor.device)
@@ -96,7 +95,7 @@ def _card(predictor: Predictor, results: dict[str, dict[str, float]], drawn: boo
         name=config.get("name", "model"),
         model=config["model"].get("type"),
         parameters=sum(value.numel() for value in predictor.model.parameters()),
-        says=(type(task).__doc__ or "").strip().partition("\n")[0],
+        says=task.says(),
         classes=f"Classes: {', '.join(about.classes)}." if about.classes else "",
         example='"Once upon a time"' if text else '"photo.jpg"',
         command=f"echo 'Once upon a time' | {predict} -" if text else f"{predict} photo.jpg",

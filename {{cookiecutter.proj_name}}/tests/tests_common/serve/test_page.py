@@ -5,8 +5,8 @@ import unittest
 from importlib.util import find_spec
 
 from tests.browser import CHROMIUM, Browser
-from tests.tests_common.deploy.test_server import MISSING, Server
 from tests.tests_common.deploy.toy import DeployTest
+from tests.tests_common.serve.test_server import MISSING, Server
 
 DONE = "document.getElementById('result').getAttribute('aria-busy') === 'false'"
 TEXT = "document.querySelector('main').innerText"
@@ -95,7 +95,7 @@ class TestPage(DeployTest):
 
     def test_names_are_no_markup(self):
         from common.deploy.predictor import Predictor
-        from common.deploy.server import Limits, _page
+        from common.serve.server import Limits, _page
 
         predictor = Predictor.from_checkpoint(self.checkpoint, "cpu")
         predictor.about.config["name"] = "</script><b>&"
@@ -109,7 +109,7 @@ class TestFiles(unittest.TestCase):
     """The pages come with the room."""
 
     def test_they_name_no_other_place(self):
-        folder = find_spec("common.deploy").submodule_search_locations[0]
+        folder = find_spec("common.serve").submodule_search_locations[0]
         for name in ("page.html", "docs.html"):
             with open(f"{folder}/{name}", encoding="utf-8") as file:
                 self.assertNotRegex(file.read(), r"https?://|url\(|@import|src=[\"']?[^\"' >]*//")

@@ -187,6 +187,13 @@ class TestServer(DeployTest):
             self.assertEqual(server.ask(b"hello", headers={})[0], 503)
             self.assertEqual(first.result(), (503, {"detail": "the prediction took longer than 1.5 seconds"}))
 
+    def test_answers_do_not_wait_for_an_acknowledgment(self):
+        from common.serve.server import listen
+
+        listener = listen("127.0.0.1", 0)
+        with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
     def test_a_port_that_is_taken(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             _, errors = self.run_script("serve", "--port", taken.getsockname()[1], expect=2)
@@ -213,7 +220,7 @@ class TestBatcher(unittest.TestCase):
     """Which requests share a batch."""
 
     def start(self, size=4):
-        from common.deploy.server import Batcher
+        from common.serve.server import Batcher
 
         predictor = _Counting()
         batcher = Batcher(predictor, size)
