@@ -76,21 +76,11 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
     with process_kept(), own_log(), handling(end_at_once), ExitStack() as stack:
         setup_logger(secrets=secrets)
         try:
-            if "TORCHELASTIC_RUN_ID" in os.environ:
-                end_with_parent(signal.SIGTERM)
-            adopt_slurm()
-            name = _choose_processes(config)
-            device = choose_device(config.gpu_ids, one_process=name == "dp")
-            if device.type == "cuda":
-                stack.enter_context(torch.cuda.device(device))
-            stack.enter_context(random_state_kept())
-            stack.callback(_leave_group)
+            name, device = _take_place(config, stack)
             neighbors = start_process_group(config, device, name)
             strategy = make_strategy(name, config, device)
             folder, checkpoint = _open_on_rank_0(open_folder, config)
             setup_logger(folder / ("train.log" if open_folder is open_experiment else "eval.log"), secrets)
-            if config.trainer.compile and not is_command():
-                stack.callback(torch.compiler.reset)  # whose store of compiled code would fill up
             seed_everything(config.trainer.seed + distributed.get_data_rank(), config.trainer.deterministic)
             keep_freed_memory()
             goes_on = config.progress.start_epoch < 0 or (checkpoint is not None and checkpoint.parent.parent == folder)
@@ -112,6 +102,22 @@ def launch(config: Config, open_folder: OpenFolder = open_experiment) -> Iterato
             raise
         finally:
             leave_experiment()
+
+
+def _take_place(config: Config, stack: ExitStack) -> tuple[str, torch.device]:
+    """Return the strategy's name and this process's device; ``stack`` undoes what this and the run change."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGTERM)
+    adopt_slurm()
+    name = _choose_processes(config)
+    device = choose_device(config.gpu_ids, one_process=name == "dp")
+    if device.type == "cuda":
+        stack.enter_context(torch.cuda.device(device))
+    stack.enter_context(random_state_kept())
+    if config.trainer.compile and not is_command():
+        stack.callback(torch.compiler.reset)  # whose store of compiled code would fill up
+    stack.callback(_leave_group)
+    return name, device
 
 
 def _choose_processes(config: Config) -> str:
