@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sysconfig
 import tomllib
 import venv
@@ -17,6 +18,9 @@ from conftest import EXAMPLES, ROOT, SOURCE, bake, python, run
 from nbclient import NotebookClient
 
 needs_full = pytest.mark.skipif(not os.environ.get("FULL"), reason="FULL=1 runs it: it installs from an index")
+
+# pip's folder of wheels at hand, for uv.
+FIND_LINKS = {"UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +113,17 @@ def test_a_wheel_in_a_fresh_environment(trained, wheel, tmp_path):
 
 @needs_full
 def test_uv(trained, tmp_path):
+    project = shutil.copytree(trained, tmp_path / "project")
     run(environment(tmp_path / "tools", fresh=True) / "pip", "install", "-q", "uv", cwd=tmp_path)
-    uv = tmp_path / "tools/bin/uv"
-    with (trained / "pyproject.toml").open("a") as file:  # the torch at hand: another one is several gigabytes
+    with (project / "pyproject.toml").open("a") as file:  # the torch at hand: another one is several gigabytes
         file.write('\n[tool.uv]\nconstraint-dependencies = ["torch==2.13.0"]\n')
-    run(uv, "sync", "-q", cwd=trained)
+    uv, options = tmp_path / "tools/bin/uv", {"cwd": project, "env": FIND_LINKS | os.environ}
+    run(uv, "sync", "-q", **options)
     flags = ["--gpu_ids", "-1", "--progress.epoch", "1", "--name", "uv"]
-    run(uv, "run", "train.py", "--config", "configs/default.yaml", *flags, cwd=trained)
-    write_picture(trained)
+    run(uv, "run", "train.py", "--config", "configs/default.yaml", *flags, **options)
+    write_picture(project)
     words = ["--model_pt", "experiments/uv", "--input", "picture.png"]
-    assert "picture.png: " in run(uv, "run", "predict.py", *words, cwd=trained).stdout
+    assert "picture.png: " in run(uv, "run", "predict.py", *words, **options).stdout
 
 
 def test_the_dockerfile(trained):
@@ -147,11 +152,7 @@ def test_the_dockerfile_installs(trained, tmp_path):
     bin = environment(tmp_path / "image", fresh=True)
     step = step.replace("\\\n", " ").replace("/tmp/", f"{trained}/").replace("--system", f"--python {bin}/python")
     step = step.replace('--torch-backend "$TORCH"', f"-c {ROOT}/constraints.txt")
-    settings = {
-        **os.environ,
-        "PATH": f"{bin}:{os.environ['PATH']}",
-        "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", ""),
-    }
+    settings = {**FIND_LINKS, **os.environ, "PATH": f"{bin}:{os.environ['PATH']}"}
     run("bash", "-ec", step, cwd=tmp_path, env=settings)
     assert not (bin / "uv").exists()
     write_picture(tmp_path)

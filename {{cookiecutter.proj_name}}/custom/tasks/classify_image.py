@@ -43,7 +43,7 @@ class ClassifyImage(Task):
 
     def answer(self, data_dict: dict[str, Any], output_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the likeliest class with its probability, and the probabilities of all classes."""
-        probabilities = output_dict["logits"].float().softmax(dim=0).tolist()
+        probabilities = output_dict["logits"].softmax(dim=0, dtype=torch.float32).tolist()
         confidence = max(probabilities)
         guess = probabilities.index(confidence)
         names = self.about.class_names(len(probabilities))
