@@ -16,7 +16,7 @@ LICENSES = {
     "Apache-2.0": "Version 2.0, January 2004",
     "Proprietary": "All rights reserved.",
 }
-RENDERED = {"README.md", "AGENTS.md", "CLAUDE.md", "LICENSE", "pyproject.toml", "environment.yml", "Dockerfile"}
+RENDERED = {"README.md", "AGENTS.md", "LICENSE", "pyproject.toml", "environment.yml", "Dockerfile"}
 
 
 def tracked(folder):
@@ -51,7 +51,7 @@ def test_the_rooms_of_an_example():
     assert rooms_of("images", "none") == {"vision", "images"}
     assert rooms_of("classification", "recommended") == set(ROOMS) - {"text"}
     assert rooms_of("language", "recommended") == set(ROOMS) - {"vision", "images", "measures"}
-    assert rooms_of("gan", "recommended") == {"sharding", "vision", "images", "diagnose", "tools"}
+    assert rooms_of("gan", "recommended") == {"sharding", "vision", "images", "diagnose", "tools", "loading"}
     assert rooms_of("gan", "none") == {"images"}
 
 
@@ -166,7 +166,7 @@ def test_pre_commit_is_content(tmp_path):
     project = bake(tmp_path, package_name="my_net", license="Apache-2.0")
     run("pre-commit", "validate-config", cwd=project)
     run("pre-commit", "run", "--all-files", cwd=project)
-    (project / "my_net/trainers/mine.py").write_text("x = unheard_of \n")
+    (project / "my_net/trainers/image_trainer.py").write_text("x = unheard_of \n")
     assert "F821" in run("pre-commit", "run", "--all-files", cwd=project, expect=1).stdout
 
 
