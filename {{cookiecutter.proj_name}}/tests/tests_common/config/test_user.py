@@ -12,7 +12,7 @@ COMMON = Path(__file__).parents[3] / "common"
 # Each command line of the list in argv: its exit code, what it prints, and whether torch was imported.
 PROGRAM = """
 import contextlib, io, json, sys
-from common.config import load_config
+from common.config import command, load_config
 
 sys.argv[0] = "train.py"
 answers = []
@@ -20,7 +20,8 @@ for argv in json.loads(sys.argv[1]):
     out, code = io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
-            print(load_config(argv).user)
+            with command():
+                print(load_config(argv).user)
         except SystemExit as end:
             code = end.code
     answers.append([code, out.getvalue(), "torch" in sys.modules])

@@ -81,7 +81,8 @@ class ProcessesTest(unittest.TestCase):
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         command += [str(self.folder / "script.py"), *args]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        self.assertEqual(done.returncode, expect, done.stderr)
+        if expect is not None:
+            self.assertEqual(done.returncode, expect, done.stderr)
         return done
 
 
