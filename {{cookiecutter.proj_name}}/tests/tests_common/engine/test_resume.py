@@ -71,7 +71,7 @@ class TestOtherArguments(unittest.TestCase):
             (None, 0),
             ({"type": "ExponentialLR", "gamma": 0.5}, 0),
             ({"type": "CosineAnnealingLR"}, 3),
-            ({"type": "WarmUpCosineLR", "warmup_steps": 3}, 0),
+            ({"type": "PolynomialLR", "power": 2.0}, 0),
             ({"type": "ConstantLR"}, 0),
         ):
             with self.subTest(lr_scheduler, warmup=warmup):
