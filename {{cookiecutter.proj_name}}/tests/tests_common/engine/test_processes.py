@@ -81,8 +81,7 @@ class ProcessesTest(unittest.TestCase):
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         command += [str(self.folder / "script.py"), *args]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if expect is not None:
-            self.assertEqual(done.returncode, expect, done.stderr)
+        self.assertEqual(done.returncode, expect, done.stderr)
         return done
 
 
