@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import EXAMPLES, ROOT, SOURCE, bake, python, run
+from conftest import EXAMPLES, ROOT, SOURCE, bake, python, rooms_of, run
 from nbclient import NotebookClient
 
 needs_full = pytest.mark.skipif(not os.environ.get("FULL"), reason="FULL=1 runs it: it installs from an index")
@@ -209,7 +209,7 @@ def test_the_notebook_begins_without_a_project(tmp_path, template_copy):
 
 
 @needs_full
-@pytest.mark.parametrize("example", [example for example in EXAMPLES[1:] if example != "minimal"])
+@pytest.mark.parametrize("example", [example for example in EXAMPLES[1:] if "deploy" in rooms_of(example)])
 def test_the_notebook_of_another_example(tmp_path, example):
     project = bake(tmp_path, example=example)
     notebook = nbformat.read(project / "notebook.ipynb", as_version=4)

@@ -126,7 +126,7 @@ class TestCut(test_processes.ProcessesTest):
     @slow
     def test_exact(self):
         draw = random.Random(5)
-        for kind, mode, worker, loader in campaign_of(CASES, 36):
+        for kind, mode, worker, loader in campaign_of(CASES, 72):
             with self.subTest(kind=kind, mode=mode, worker=worker, loader=loader):
                 args, name = (kind, mode, worker, loader), f"{kind}{mode}{worker}{loader}"
                 self.run_script(CUT, str(self.folder), f"whole{name}", *args, "0")
