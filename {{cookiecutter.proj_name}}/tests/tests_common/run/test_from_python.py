@@ -66,15 +66,16 @@ FIVE = """
 """
 CELL = """
 from common import UserError, launch, load_config
-import custom
+from tests.tests_common.engine import rich
 
 results = []
 for rate in ("0.1", "0.01", "-1"):
     try:
         flags = ["--gpu_ids", "-1", "--dir.expr_dir", folder, "--name", f"rate_{rate}", "--optim.lr", rate]
-        config = load_config(["--config", "configs/default.yaml", "--progress.epoch", "1", *flags])
+        flags += ["--progress.epoch", "1", "--checkpoint.best_metric", "error", "--checkpoint.best_larger", "false"]
+        config = load_config(flags)
         with launch(config) as session:
-            results.append(custom.build_trainer(config, session).run())
+            results.append(rich.RichEpochTrainer(config, session).run())
     except UserError as error:
         results.append(error)
 """
@@ -181,8 +182,8 @@ class TestNotebook(FolderTest):
         with argv, contextlib.redirect_stderr(said):
             exec(compile(textwrap.dedent(CELL), "<cell>", "exec"), cell)
         good, fair, mistake = cell["results"]
-        self.assertTrue({"loss", "accuracy", "best_accuracy"} <= good.keys() == fair.keys())
-        self.assertNotEqual(good["accuracy"], fair["accuracy"])
+        self.assertTrue({"loss", "error", "best_error"} <= good.keys() == fair.keys())
+        self.assertNotEqual(good["error"], fair["error"])
         self.assertRegex(str(mistake), r"^--optim\.lr: expected .*, found")
         self.assertNotIn("Traceback", said.getvalue())
         self.assertIn("train.py --config", (self.folder / "rate_0.1" / "job.sh").read_text())
