@@ -18,14 +18,15 @@ NOT_RUN = {
 }
 
 
-def blocks(folder, language):
-    """Return the fenced blocks in one language of a folder's README and of its rules for agents."""
-    text = "".join((folder / name).read_text() for name in ("README.md", "AGENTS.md"))
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def blocks(folder, language, page="README.md"):
+    """Return the fenced blocks in one language of a folder's page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (folder / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def follow(folder):
-    """Do what a folder's README says."""
+    """Do what a folder's rules for agents and its README say."""
+    for text in blocks(folder, "bash", "AGENTS.md"):
+        run("bash", "-exc", text, cwd=folder)
     for text in blocks(folder, "python") + blocks(folder, "yaml"):
         if named := re.match(r"# (\S+\.(?:py|yaml))\n", text):
             (folder / named[1]).write_text(text)
